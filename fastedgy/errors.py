@@ -1,0 +1,203 @@
+"""Every exception that FastEdgy raises on purpose.
+
+    FastEdgyError
+    ├── ConfigurationError (ValueError)        a setting or option makes no sense
+    │   └── AppNotFound                        the application cannot be imported
+    ├── DatabaseError
+    │   ├── DatabaseUnavailable (ConnectionError)   nobody answers, or the answer was lost
+    │   ├── DatabaseTooOld                     the server is older than PostgreSQL 13
+    │   ├── EmbeddedPostgresError              the Postgres that comes with pip does not start
+    │   └── SchemaOutdated                     tables are missing or of another release
+    ├── DependencyError
+    │   ├── ServiceNotFound (LookupError)      nothing is registered, and it cannot be built
+    │   └── CircularDependency                 a service needs itself
+    ├── InvalidTask (ValueError)               what was given to `add_task` cannot become a task
+    │   ├── InvalidFunction (TypeError)        not importable: lambda, method, nested, coroutine
+    │   ├── InvalidArguments (TypeError)       do not fit the signature, or cannot travel as JSON
+    │   └── InvalidOption (TypeError)          an unknown option, or a value it cannot have
+    ├── ParentNotFound (LookupError)           a `parent=` that is not in the table
+    ├── DuplicateTask                          the unique key is taken and duplicates are errors
+    ├── NoOpenBuffer (RuntimeError)            `add_task` where nothing would ever write it
+    ├── TaskNotFound (LookupError)             no row has that id
+    ├── InvalidTransition (ValueError)         that state cannot be left that way
+    ├── NotInTask (RuntimeError)               a task's own tools used outside a task
+    ├── FunctionRefused                        a row names a function that the app does not offer
+    ├── FunctionNotFound (LookupError)         a row names a function that is not in this release
+    ├── ClosureRefused                         a closure that is unsigned, or signed by another key
+    └── TaskOutcomeError                       what `wait()` raises
+        ├── TaskFailed                         with the remote type, message and traceback
+        ├── TaskCancelled                      (not asyncio's)
+        └── ResultNotStored                    the task is done, its result could not be stored
+
+`wait(timeout=…)` raises the built-in `TimeoutError` when the time is over.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+
+class FastEdgyError(Exception):
+    """The root of all errors that FastEdgy raises on purpose."""
+
+
+class ConfigurationError(FastEdgyError, ValueError):
+    """A setting, an option or a combination of them makes no sense."""
+
+
+class AppNotFound(ConfigurationError):
+    """The application cannot be found or imported."""
+
+
+class DatabaseError(FastEdgyError):
+    """Something about the database itself, not about one statement."""
+
+
+class DatabaseUnavailable(DatabaseError, ConnectionError):
+    """Nobody answers at the database's address, or the connection was lost."""
+
+
+class DatabaseTooOld(DatabaseError):
+    """The server is older than PostgreSQL 13."""
+
+
+class EmbeddedPostgresError(DatabaseError):
+    """The Postgres that comes with pip is not installed or does not start."""
+
+
+class SchemaOutdated(DatabaseError):
+    """The queue's tables are missing, or were made by another release."""
+
+
+class DependencyError(FastEdgyError):
+    """A service cannot be provided."""
+
+
+class ServiceNotFound(DependencyError, LookupError):
+    """Nothing is registered under that key, and it cannot be built without help."""
+
+
+class CircularDependency(DependencyError):
+    """A service needs itself, directly or through others."""
+
+
+class InvalidTask(FastEdgyError, ValueError):
+    """What was given to `add_task` cannot become a task."""
+
+
+class InvalidFunction(InvalidTask, TypeError):
+    """The function has no name under which a worker could import it."""
+
+
+class InvalidArguments(InvalidTask, TypeError):
+    """The arguments do not fit the function, or cannot travel as JSON.
+
+    `parameter` is the name of the one at fault, where there is one.
+    """
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class InvalidOption(InvalidTask, TypeError):
+    """An unknown task option, or a value that it cannot have."""
+
+
+class ParentNotFound(FastEdgyError, LookupError):
+    """A parent is not in the table (never written, not committed yet, or pruned)."""
+
+    def __init__(self, ids: list[UUID]) -> None:
+        names = ", ".join(str(id) for id in ids)
+        super().__init__(
+            f"No task has the id {names}, which was given as parent=. Nothing of this flush was "
+            "written. A parent must be committed, or be added in the same request."
+        )
+        self.ids = ids
+
+
+class DuplicateTask(FastEdgyError):
+    """The unique key is held by another task, and `on_duplicate="error"` was asked for."""
+
+    def __init__(self, key: str, id: UUID | None) -> None:
+        super().__init__(f"The unique key {key!r} is held by task {id}.")
+        self.key = key
+        self.id = id
+
+
+class NoOpenBuffer(FastEdgyError, RuntimeError):
+    """`add_task` was called where nothing would ever write the task."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "add_task() was called outside a route, a task and a running event loop, so nothing "
+            "would write the task. In a script, use `async with QueuedTasks() as tasks:`."
+        )
+
+
+class TaskNotFound(FastEdgyError, LookupError):
+    """No row has that id (never written, or pruned)."""
+
+    def __init__(self, id: UUID | str) -> None:
+        super().__init__(f"No task has the id {id}. `fastedgy queue list` shows which there are.")
+        self.id = id
+
+
+class InvalidTransition(FastEdgyError, ValueError):
+    """The task's state cannot be left that way."""
+
+
+class NotInTask(FastEdgyError, RuntimeError):
+    """`set_context`, `get_context` and their like were used outside a running task."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}() works inside a running task only; no task is running here.")
+
+
+class FunctionRefused(FastEdgyError):
+    """A row names a function that the application does not offer as a task."""
+
+
+class FunctionNotFound(FastEdgyError, LookupError):
+    """A row names a function that this release of the application does not have."""
+
+
+class ClosureRefused(FastEdgyError):
+    """A closure whose signature is missing or was made with an unknown key."""
+
+
+class TaskOutcomeError(FastEdgyError):
+    """The task ended, but there is no result to return."""
+
+    def __init__(self, message: str, *, id: UUID) -> None:
+        super().__init__(message)
+        self.id = id
+
+
+class TaskFailed(TaskOutcomeError):
+    """The task failed for good.
+
+    `error_type`, `error_message` and `traceback` are those of the exception that the function
+    raised in its worker.
+    """
+
+    def __init__(self, *, id: UUID, name: str, error_type: str, error_message: str,
+                 traceback: str | None) -> None:  # fmt: skip
+        super().__init__(f"Task {name} ({id}) failed: {error_type}: {error_message}", id=id)
+        self.name = name
+        self.error_type = error_type
+        self.error_message = error_message
+        self.traceback = traceback
+
+
+class TaskCancelled(TaskOutcomeError):
+    """The task was cancelled, by hand or because a parent came to nothing."""
+
+    def __init__(self, *, id: UUID, name: str, reason: str | None) -> None:
+        super().__init__(f"Task {name} ({id}) was cancelled: {reason or 'on request'}", id=id)
+        self.name = name
+        self.reason = reason
+
+
+class ResultNotStored(TaskOutcomeError):
+    """The task is done, but what it returned could not be stored as JSON."""

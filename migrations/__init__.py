@@ -1,0 +1,1 @@
+"""The Alembic revisions of the shipped tables; installed as `fastedgy.migrations`."""
