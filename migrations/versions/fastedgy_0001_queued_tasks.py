@@ -32,6 +32,7 @@ CREATE TABLE $tasks (
     losses integer NOT NULL DEFAULT 0,
     priority integer NOT NULL DEFAULT 0,
     waiting_on integer NOT NULL DEFAULT 0,
+    alone boolean NOT NULL DEFAULT false,
     has_children boolean NOT NULL DEFAULT false,
     awaited boolean NOT NULL DEFAULT false,
     cancel_requested boolean NOT NULL DEFAULT false,
@@ -69,10 +70,10 @@ CREATE TABLE $tasks (
     autovacuum_analyze_scale_factor = 0.05
 );
 
--- What a claim walks. Tasks that lost a process run alone and are found by the index below it.
+-- What a claim walks. A task that may have killed its worker runs alone and has its own index.
 CREATE INDEX ${tasks}_ready ON $tasks (queue, priority DESC, date_enqueued)
-    WHERE state = 'enqueued' AND losses = 0;
-CREATE INDEX ${tasks}_suspect ON $tasks (date_enqueued) WHERE state = 'enqueued' AND losses > 0;
+    WHERE state = 'enqueued' AND NOT alone;
+CREATE INDEX ${tasks}_suspect ON $tasks (date_enqueued) WHERE state = 'enqueued' AND alone;
 CREATE INDEX ${tasks}_scheduled ON $tasks (date_due) WHERE state = 'scheduled';
 CREATE INDEX ${tasks}_waiting ON $tasks (id) WHERE state = 'waiting';
 CREATE INDEX ${tasks}_doing ON $tasks (worker_id) WHERE state = 'doing';

@@ -1,0 +1,236 @@
+"""`QueuedTaskRef`: what `add_task` returns, a handle on one task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from fastedgy.errors import (
+    InvalidTransition,
+    ResultNotStored,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFound,
+)
+from fastedgy.queued_task.encoding import loads
+from fastedgy.store import details, watch
+
+if TYPE_CHECKING:
+    from fastedgy.queued_tasks.buffer import Pending
+    from fastedgy.queued_tasks.service import QueuedTasks
+
+ENDED = ("done", "failed", "cancelled")
+
+
+class QueuedTaskRef:
+    """A task that was added, written or not yet.
+
+    Any await on it writes it first, with everything that was added beside it. `await ref` does
+    only that, and returns the ref itself.
+    """
+
+    __slots__ = ("__weakref__", "_id", "_pending", "_service", "_state")
+
+    def __init__(self, service: QueuedTasks, id: UUID | None) -> None:
+        self._service = service
+        self._id = id
+        self._pending: Pending | None = None
+        self._state: str | None = None
+
+    @property
+    def id(self) -> UUID | None:
+        """The task's id, known at once; with a unique key None until the task is written."""
+        return self._id
+
+    def __repr__(self) -> str:
+        return f"<QueuedTaskRef {self._id or 'not written yet'}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QueuedTaskRef):
+            return NotImplemented
+        return self is other or (self._id is not None and self._id == other._id)
+
+    def __hash__(self) -> int:
+        return id(self) if self._id is None else hash(self._id)
+
+    def __await__(self) -> Generator[Any, None, QueuedTaskRef]:
+        return self._written().__await__()
+
+    async def get_task_id(self) -> UUID:
+        """The task's id, once it is written."""
+        await self._written()
+        assert self._id is not None  # noqa: S101 - written tasks have one
+        return self._id
+
+    async def get_state(self) -> str:
+        """The task's state, as it stands in its row. Raises TaskNotFound when there is no row."""
+        if self._state is not None:
+            return self._state
+        id = await self.get_task_id()
+        async with self._service._connection() as connection:
+            state = await details.task_state(connection, self._service._tables, id)
+        if state is None:
+            raise TaskNotFound(id)
+        return state
+
+    async def wait(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Wait for the end and return the result.
+
+        `timeout` is in seconds; None waits for as long as it takes.
+
+        Raises TaskFailed (with the remote type, message and traceback), TaskCancelled,
+        ResultNotStored, TaskNotFound when the row is gone, and the built-in TimeoutError.
+        """
+        if self._state == "cancelled":
+            raise TaskCancelled(id=self._id or UUID(int=0), name="", reason="before it was written")
+        async with asyncio.timeout(timeout):
+            return await self._wait()
+
+    async def _wait(self) -> Any:
+        service = self._service
+        if self._pending is not None and service._in_transaction():
+            raise InvalidTransition(
+                "wait() inside the transaction that is to write the task would never end: no "
+                "worker sees the task before the commit. Leave the transaction first."
+            )
+        waiter = service._waiter()
+        await waiter.start(timeout=5.0)
+        told_at_birth = self._pending is not None and self._id is not None
+        if self._pending is not None and told_at_birth:
+            self._pending.row.awaited = True
+        else:
+            await self._written()
+        id = self._id
+        assert id is not None  # noqa: S101 - it is written, or has no unique key
+        with waiter.watch(id) as woken:
+            if told_at_birth:
+                await self._written()
+            else:
+                async with service._connection() as connection:
+                    row = await watch.mark_awaited(connection, service._tables, id)
+                if row is None or row["state"] in ENDED:
+                    return _outcome(row, id)
+            pause = 0.02
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), pause if waiter.polls else 5.0)
+                woken.clear()
+                # Without notifications look soon, and then less and less often; with them, a look
+                # now and then covers the one that was lost.
+                pause = min(2 * pause, 1.0)
+                async with service._connection() as connection:
+                    row = await watch.read_outcome(connection, service._tables, id)
+                if row is None or row["state"] in ENDED:
+                    return _outcome(row, id)
+
+    def cancel(self, reason: str | None = None) -> Cancellation:
+        """Cancel the task: at once with `await`, without it with the route's other writes.
+
+        A task that runs is asked to stop. One that has ended is left alone. A task that was not
+        written yet never will be, and its state is `cancelled`.
+        """
+        if self._pending is not None and self._state is None:
+            self._state = "cancelled"
+        elif self._id is not None and self._state is None:
+            self._service._ask_to_cancel(self._id, reason)
+        return Cancellation(self, reason)
+
+    async def retry(self) -> None:
+        """Run a failed or cancelled task again: the same row, with a fresh budget.
+
+        Raises InvalidTransition when it is in another state, or has a parent that came to nothing.
+        """
+        id = await self.get_task_id()
+        if not await self._service.retry(id):
+            raise InvalidTransition(
+                f"Task {id} cannot be retried: it is {await self.get_state()}, or one of its "
+                "parents failed or was cancelled (retry that one first)."
+            )
+
+    async def logs(self) -> list[details.LogRow]:
+        """The task's log lines so far, in their order (at most 10,000)."""
+        id = await self.get_task_id()
+        async with self._service._connection() as connection:
+            return await details.task_logs(connection, self._service._tables, id, limit=10_000)
+
+    async def context(self) -> dict[str, Any]:
+        """What the task has said with `set_context` so far."""
+        id = await self.get_task_id()
+        async with self._service._connection() as connection:
+            text = await watch.read_context(connection, self._service._tables, id)
+        if text is None:
+            raise TaskNotFound(id)
+        context: dict[str, Any] = loads(text)
+        return context
+
+    async def children(self) -> list[QueuedTaskRef]:
+        """The tasks that have this one as a parent, oldest first."""
+        id = await self.get_task_id()
+        async with self._service._connection() as connection:
+            ids = await watch.children_of(connection, self._service._tables, id)
+        return [QueuedTaskRef(self._service, child) for child in ids]
+
+    async def parents(self) -> list[QueuedTaskRef]:
+        """The tasks that this one waits or waited for, oldest first."""
+        id = await self.get_task_id()
+        async with self._service._connection() as connection:
+            ids = await watch.parents_of(connection, self._service._tables, id)
+        return [QueuedTaskRef(self._service, parent) for parent in ids]
+
+    async def _written(self) -> QueuedTaskRef:
+        if self._pending is not None:
+            await self._service._write_now(self)
+        if self._id is None:
+            raise TaskNotFound("(never written: its route or block was undone)")
+        return self
+
+    def _settle(self, id: UUID) -> None:
+        """It is written, and this is its id (with a unique key perhaps an earlier task's)."""
+        self._id = id
+        self._pending = None
+
+    def _dropped(self) -> None:
+        """It will never be written."""
+        self._pending = None
+        self._state = "cancelled"
+
+
+class Cancellation:
+    """What `cancel()` returns: `await` it to have it done now."""
+
+    __slots__ = ("_reason", "_ref")
+
+    def __init__(self, ref: QueuedTaskRef, reason: str | None) -> None:
+        self._ref = ref
+        self._reason = reason
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        """True when the task is cancelled or was asked to stop, False when it had ended."""
+        return self._do().__await__()
+
+    async def _do(self) -> bool:
+        ref = self._ref
+        if ref._state == "cancelled" or ref._id is None:
+            return True
+        return bool(await ref._service.cancel(ref._id, reason=self._reason))
+
+
+def _outcome(row: Any, id: UUID) -> Any:
+    if row is None:
+        raise TaskNotFound(id)
+    if row["state"] == "failed":
+        raise TaskFailed(
+            id=id,
+            name=row["name"],
+            error_type=row["error_type"] or "Exception",
+            error_message=row["error_message"] or "",
+            traceback=row["error_traceback"],
+        )
+    if row["state"] == "cancelled":
+        raise TaskCancelled(id=id, name=row["name"], reason=row["error_message"])
+    if row["error_type"] == "ResultNotStored":
+        raise ResultNotStored(f"Task {row['name']} ({id}) is done: {row['error_message']}", id=id)
+    return None if row["result"] is None else loads(row["result"])

@@ -1,0 +1,367 @@
+"""`QueuedTasks`: the service that routes, tasks and scripts add tasks with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.database import (
+    Connections,
+    caller_transaction,
+    in_transaction,
+    resolve_url,
+    transaction,
+)
+from fastedgy.errors import NoOpenBuffer
+from fastedgy.models import queue_tables
+from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
+from fastedgy.queued_task.running import current
+from fastedgy.queued_tasks.buffer import Buffer, Pending, open_buffer
+from fastedgy.queued_tasks.maker import Parent, TaskMaker
+from fastedgy.queued_tasks.ref import QueuedTaskRef
+from fastedgy.queued_tasks.waiter import Waiter
+from fastedgy.queued_tasks.writing import write
+from fastedgy.store import actions, details
+from fastedgy.store.notify import Channels
+from fastedgy.store.outage import is_outage
+
+logger = logging.getLogger("fastedgy.queued_tasks")
+
+
+class QueuedTasks:
+    """Adds durable tasks.
+
+    One for the whole process; in an application get it by `Inject(QueuedTasks)` or
+    `get_service(QueuedTasks)`. In a script, `async with QueuedTasks() as tasks:` connects by
+    `DATABASE_URL`, writes what was added at the end of the block, and drops it when the block
+    raises.
+
+    What `add_task` adds is written
+
+    - in a route: after it returned and before its response is sent, in one round trip. A route that
+      raises writes nothing; when the write fails, so does the route.
+    - in a task: when its function returned, before the task itself is `done`.
+    - by `await` on a ref, or `await tasks.flush()`: then. Inside an open transaction of the
+      application's database `flush` writes with that transaction.
+    - inside `async with tasks.transaction():` with that block's transaction.
+    - elsewhere in a running event loop: at once, in the background.
+    """
+
+    def __init__(
+        self,
+        connections: Connections | None = None,
+        config: QueuedTaskConfig | None = None,
+        database: Any = None,
+    ) -> None:
+        """`database` is the application's databasez Database, whose transactions may be joined."""
+        self.config = config or QueuedTaskConfig()
+        self._connections = connections
+        self._database = database
+        self._tables = queue_tables()
+        self._channels = channels_of(self.config)
+        self._defaults = TaskMaker(self, NO_OPTIONS)
+        self._listener: Waiter | None = None
+        self._loose = Buffer()
+        self._background: set[asyncio.Task[None]] = set()
+        self._script: AsyncExitStack | None = None
+
+    # What users call.
+
+    def add_task(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        parent: Parent | Iterable[Parent] | None = None,
+        **kwargs: Any,
+    ) -> QueuedTaskRef:
+        """Add a call of `func(*args, **kwargs)`, to be made by a worker.
+
+        `func` is any function, sync or async, that can be imported by its name. `parent` is a task
+        (a ref or an id) or several; the new one starts after all of them are done. Everything else
+        belongs to the function; options of the task itself go through `tasks.task(…)`.
+
+        Needs no await. Raises InvalidFunction, InvalidArguments or InvalidOption at once, and then
+        nothing is added.
+        """
+        return self._defaults.add_task(func, *args, parent=parent, **kwargs)
+
+    def add_tasks(
+        self,
+        func: Callable[..., Any],
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        parent: Parent | Iterable[Parent] | None = None,
+    ) -> list[QueuedTaskRef]:
+        """Add many calls of one function: each of `calls` is a sequence of arguments, or a mapping.
+
+        `tasks.add_tasks(resize, [(image.id, 200) for image in images])`. If one call does not fit
+        the function, none is added.
+        """
+        return self._defaults.add_tasks(func, calls, parent=parent)
+
+    def task(self, **options: Any) -> TaskMaker:
+        """Options for the tasks made with what this returns.
+
+        `name`, `queue`, `priority` (higher runs first), `delay` (seconds or a timedelta) or `at` (a
+        datetime with a time zone), `max_retries`, `timeout` (seconds), `unique_key`,
+        `on_duplicate`, `on_parent_failure`, `auto_remove`. Raises InvalidOption for anything else.
+        """
+        return TaskMaker(self, TaskOptions.of_call(options))
+
+    async def flush(self) -> None:
+        """Write what was added so far: in the open transaction of the application's database, if
+        there is one in this asyncio task, else at once by itself.
+        """
+        buffer = self._buffer()
+        if self._in_transaction():
+            async with caller_transaction(self._database) as connection:
+                await self._write(buffer, connection)
+        else:
+            await self._write(buffer)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """A block in one transaction of the application's database, its tasks included.
+
+        Opens a transaction (or a savepoint in the one that is open). At the end the block's tasks
+        are written on the same connection, before the commit; a block that raises leaves neither
+        its writes nor its tasks.
+        """
+        outer = open_buffer.get()
+        buffer = Buffer()
+        try:
+            async with transaction(self._database):
+                open_buffer.set(buffer)
+                try:
+                    yield
+                finally:
+                    open_buffer.set(outer)
+                async with caller_transaction(self._database) as connection:
+                    await self._write(buffer, connection)
+        finally:
+            buffer.drop()
+            buffer.closed = True
+
+    def ref(self, id: UUID | str) -> QueuedTaskRef:
+        """A ref on the task that has this id."""
+        return QueuedTaskRef(self, id if isinstance(id, UUID) else UUID(id))
+
+    async def cancel(self, id: UUID, *, reason: str | None = None) -> bool:
+        """Cancel a task now. True when it is cancelled or was asked to stop, False if it had ended."""
+        async with self._connection() as connection:
+            done = await actions.cancel(
+                connection, self._tables, [id], reason=reason, channels=self._channels
+            )
+        return bool(done.ended or done.asked)
+
+    async def retry(self, id: UUID) -> bool:
+        """Run a failed or cancelled task again. False when it cannot be (see `QueuedTaskRef.retry`)."""
+        async with self._connection() as connection:
+            return bool(
+                await actions.retry(connection, self._tables, [id], channels=self._channels)
+            )
+
+    async def get_task_by_id(self, id: UUID | str) -> details.TaskDetails:
+        """All that is known of a task. Raises TaskNotFound."""
+        id = id if isinstance(id, UUID) else UUID(id)
+        async with self._connection() as connection:
+            return await details.task_details(connection, self._tables, id)
+
+    # How it is opened and closed.
+
+    @asynccontextmanager
+    async def __route__(self) -> AsyncIterator[QueuedTasks]:
+        """The scope of one route: entered by `Inject(QueuedTasks)`, left before the response."""
+        outer = open_buffer.get()
+        buffer = Buffer()
+        open_buffer.set(buffer)
+        try:
+            yield self
+            await self._write(buffer)
+        finally:
+            buffer.drop()
+            buffer.closed = True
+            open_buffer.set(outer)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            if self._connections is None:
+                settings = Settings()
+                url = await resolve_url(settings)
+                self._connections = Connections(url, settings, self.config)
+                stack.push_async_callback(self.close)
+            buffer, outer = Buffer(), open_buffer.get()
+            open_buffer.set(buffer)
+
+            async def leave(
+                kind: type[BaseException] | None,
+                error: BaseException | None,
+                traceback: TracebackType | None,
+            ) -> None:
+                open_buffer.set(outer)
+                try:
+                    if error is None:
+                        await self._write(buffer)
+                finally:
+                    buffer.drop()
+                    buffer.closed = True
+
+            stack.push_async_exit(leave)
+            self._script = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        script, self._script = self._script, None
+        if script is not None:
+            await script.__aexit__(kind, error, traceback)
+
+    async def close(self) -> None:
+        """Write what is still on its way in the background, and close the connections."""
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.close()
+        if self._connections is not None:
+            await self._connections.close()
+
+    # What maker, refs and the worker use.
+
+    def _add(self, batch: list[Pending]) -> None:
+        buffer = self._buffer()
+        if self._in_transaction():
+    XX        self._schedule(buffer)
+
+    def _ask_to_cancel(self, id: UUID, reason: str | None) -> None:
+        buffer = self._buffer()
+        buffer.cancellations[id] = reason
+        self._schedule(buffer)
+
+    def _buffer(self) -> Buffer:
+        """The buffer of the route, block, script or task that is running; else the loose one."""
+        buffer = open_buffer.get()
+        if buffer is not None and not buffer.closed:
+            return buffer
+        run = current.get()
+        if run is not None:
+            if run.buffer is None:
+                run.buffer = Buffer()
+            own: Buffer = run.buffer
+            if not own.closed:
+                return own
+        return self._loose
+
+    def _schedule(self, buffer: Buffer) -> None:
+        """What nobody's end will write is written in the background, right away."""
+        if buffer is not self._loose or self._background:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            buffer.drop()
+            raise NoOpenBuffer from None
+        task = loop.create_task(self._write_loose(), name="fastedgy background enqueue")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _write_loose(self) -> None:
+        while self._loose:
+            try:
+                await self._write(self._loose)
+            except Exception:
+                logger.exception("Tasks that were added outside a route and a task are lost")
+
+    async def _write_now(self, ref: QueuedTaskRef) -> None:
+        """Write the buffer that holds this ref's task, and everything beside it."""
+        pending = ref._pending
+        if pending is None:
+            return
+        if pending.buffer is self._buffer():
+            await self.flush()
+        elif pending.buffer is not None:
+            await self._write(pending.buffer)
+
+    async def _write(self, buffer: Buffer, connection: Connection | None = None) -> None:
+        """Write a buffer; what is on its way from it already is waited for.
+
+        On the caller's connection, or on one of ours, where it is repeated for up to
+        `QUEUE_ENQUEUE_TIMEOUT` while the database is away.
+        """
+        async with buffer.lock:
+            tasks, cancellations = buffer.take()
+            if not tasks and not cancellations:
+                return
+            try:
+                if connection is not None:
+                    await write(connection, self, tasks, cancellations)
+                else:
+                    self._warn_of_late(tasks)
+                    await self._write_repeatedly(tasks, cancellations)
+            except BaseException:
+                for pending in tasks:
+                    pending.ref._dropped()
+                raise
+
+    def _warn_of_late(self, tasks: list[Pending]) -> None:
+        late = dict.fromkeys(pending.row.name for pending in tasks if pending.in_transaction)
+        if late and not self._in_transaction():
+            logger.warning(
+                "%s was added inside a database transaction, but is written after it and by itself."
+                " To write both or neither, use `await tasks.flush()` in the transaction or `async "
+                "with tasks.transaction():`.",
+                ", ".join(late),
+            )
+
+    async def _write_repeatedly(
+        self, tasks: list[Pending], cancellations: dict[UUID, str | None]
+    ) -> None:
+        deadline = time.monotonic() + self.config.enqueue_timeout
+        pause, again = 0.05, False
+        while True:
+            try:
+                async with self._connection() as own:
+                    return await write(own, self, tasks, cancellations, again=again)
+            except Exception as error:
+                left = deadline - time.monotonic()
+                if not is_outage(error) or left <= 0:
+                    raise
+                again = True
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, 1.0)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        if self._connections is None:
+            raise NoOpenBuffer
+        async with self._connections.acquire() as connection:
+            yield connection
+
+    def _waiter(self) -> Waiter:
+        if self._listener is None:
+            if self._connections is None:
+                raise NoOpenBuffer
+            self._listener = Waiter(self._connections.url, self.config)
+        return self._listener
+
+    def _in_transaction(self) -> bool:
+        return self._database is not None and in_transaction(self._database)
+
+
+def channels_of(config: QueuedTaskConfig) -> Channels:
+    """Where notifications go under these settings."""
+    if not config.use_postgresql_notify:
+        return Channels(None, None, None)
+    return Channels(config.notify_channel, config.done_channel, config.control_channel)

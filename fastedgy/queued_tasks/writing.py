@@ -1,0 +1,170 @@
+"""From pending tasks to rows: hooks, cancelled ones, unique keys, and then the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+from asyncpg import Connection
+
+from fastedgy.errors import DuplicateTask, InvalidTransition
+from fastedgy.queued_task import hooks
+from fastedgy.queued_tasks.buffer import Pending
+from fastedgy.queued_tasks.ref import QueuedTaskRef
+from fastedgy.store import actions
+from fastedgy.store.insert import NewTask, find_holders, insert
+
+if TYPE_CHECKING:
+    from fastedgy.queued_tasks.service import QueuedTasks
+
+
+class TaskDraft:
+    """What `on_pre_create` and `on_post_create` hooks get: the task before and after it is a row.
+
+    `context` (a dict) may be changed in place before the task is written.
+    """
+
+    __slots__ = ("context", "function", "id", "name", "priority", "queue")
+
+    def __init__(self, row: NewTask) -> None:
+        self.id: UUID = row.id
+        self.name = row.name
+        self.function = row.function
+        self.queue = row.queue
+        self.priority = row.priority
+        self.context: dict[str, Any] = orjson.loads(row.context)
+
+
+async def write(
+    connection: Connection,
+    service: QueuedTasks,
+    tasks: list[Pending],
+    cancellations: dict[UUID, str | None],
+    *,
+    again: bool = False,
+) -> None:
+    """Write tasks and cancellations on this connection. One round trip for tasks without keys.
+
+    `again`: this is a repetition, its rows may be there already.
+    """
+    tasks = _without_cancelled(tasks)
+    if tasks:
+        drafts = await _before(tasks, again=again)
+        segments = _segments(tasks)
+        all_or_none = any(pending.on_duplicate == "error" for pending in tasks)
+        if len(segments) == 1 and not all_or_none:
+            await _insert(connection, service, tasks, again=again)
+        else:
+            async with connection.transaction():
+                for segment in segments:
+                    await _insert(connection, service, segment, again=again)
+        for pending in tasks:
+            pending.ref._settle(pending.ref._id or pending.row.id)
+        for draft in drafts:
+            await hooks.run_hooks("post_create", draft)
+    if cancellations:
+        reasons: dict[str | None, list[UUID]] = {}
+        for id, reason in cancellations.items():
+            reasons.setdefault(reason, []).append(id)
+        for reason, ids in reasons.items():
+            await actions.cancel(
+                connection, service._tables, ids, reason=reason, channels=service._channels
+            )
+
+
+def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
+    """Those that are still wanted. A child of a cancelled one meets its parent's fate."""
+    if all(pending.ref._state is None for pending in tasks):
+        return tasks
+    kept = []
+    for pending in tasks:
+        gone = [parent for parent in pending.parents
+                if isinstance(parent, QueuedTaskRef) and parent._state == "cancelled"]  # fmt: skip
+        if gone and pending.row.on_parent_failure == "run":
+            pending.parents = [parent for parent in pending.parents if parent not in gone]
+        elif gone:
+            pending.ref._state = "cancelled"
+        if pending.ref._state is None:
+            kept.append(pending)
+        else:
+            pending.ref._dropped()
+    return kept
+
+
+async def _before(tasks: list[Pending], *, again: bool) -> list[TaskDraft]:
+    """Run the hooks that may still change a task. Not a second time for a repetition."""
+    if not hooks.any_hooks("pre_create") and not hooks.any_hooks("post_create"):
+        return []
+    drafts = [TaskDraft(pending.row) for pending in tasks]
+    if not again:
+        for pending, draft in zip(tasks, drafts, strict=True):
+            await hooks.run_hooks("pre_create", draft)
+            pending.row.context = orjson.dumps(draft.context).decode()
+    return drafts
+
+
+def _segments(tasks: list[Pending]) -> list[list[Pending]]:
+    """Cut where a task has a parent whose id depends on a unique key that is yet to be looked at."""
+    segments: list[list[Pending]] = [[]]
+    unsure: set[QueuedTaskRef] = set()
+    for pending in tasks:
+        if any(parent in unsure for parent in pending.parents):
+            segments.append([])
+            unsure.clear()
+        segments[-1].append(pending)
+        if pending.ref._id is None:
+            unsure.add(pending.ref)
+    return segments
+
+
+def _id_of(parent: UUID | QueuedTaskRef) -> UUID:
+    if isinstance(parent, UUID):
+        return parent
+    if parent._id is None:
+        raise InvalidTransition(
+            "parent= is a task that was never written: its route or its block was undone."
+        )
+    return parent._id
+
+
+async def _insert(
+    connection: Connection, service: QueuedTasks, tasks: list[Pending], *, again: bool
+) -> None:
+    for pending in tasks:
+        if pending.parents:
+            pending.row.parents = tuple(_id_of(parent) for parent in pending.parents)
+    waiting = tasks
+    # A key that is taken may be free again before its holder is found; then the insert is due
+    # once more. Bounded, since each round lost its race against another process.
+    for _ in range(100):
+        result = await insert(
+            connection,
+            service._tables,
+            [pending.row for pending in waiting],
+            channel=service._channels.tasks,
+            again=again,
+            timeout=service.config.statement_timeout,
+        )
+        if not result.taken:
+            break
+        taken = set(result.taken)
+        losers = [pending for pending in waiting if pending.row.id in taken]
+        holders = await find_holders(
+            connection, service._tables, [str(pending.row.unique_key) for pending in losers]
+        )
+        waiting = []
+        for pending in losers:
+            key = str(pending.row.unique_key)
+            holder = holders.get(key)
+            if holder is None:
+                waiting.append(pending)
+            elif pending.on_duplicate == "error":
+                raise DuplicateTask(key, holder)
+            else:
+                pending.ref._id = holder
+        if not waiting:
+            break
+    for pending in tasks:
+        if pending.ref._id is None:
+            pending.ref._id = pending.row.id

@@ -1,0 +1,182 @@
+"""What people do to tasks by hand: cancel, retry, clear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.models.tables import Tables
+from fastedgy.store.family import doom
+from fastedgy.store.notify import SILENT, Channels, ring, tell
+from fastedgy.store.statements import Statement
+
+# A task that runs is asked to stop; its worker hears of it at once, or with its next heartbeat.
+CANCEL = Statement("""
+WITH held AS (
+    SELECT id, state FROM $tasks
+     WHERE id = ANY ($1::uuid[]) AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
+     ORDER BY id
+       FOR NO KEY UPDATE
+)
+UPDATE $tasks AS task
+   SET cancel_requested = true,
+       state = CASE WHEN task.state = 'doing' THEN 'doing' ELSE 'cancelled' END,
+       date_ended = CASE WHEN task.state = 'doing' THEN NULL ELSE clock_timestamp() END,
+       error_type = 'TaskCancelled',
+       error_message = $2::text
+  FROM held
+ WHERE task.id = held.id AND task.state IN ('scheduled', 'waiting', 'enqueued', 'doing')
+RETURNING task.id, task.state, task.has_children, task.awaited
+""")
+
+# The same row with a fresh budget. Its parents are looked at again: one that came to nothing keeps
+# it from running, unless it said that it runs all the same.
+RETRY = Statement("""
+WITH held AS (
+    SELECT id, on_parent_failure FROM $tasks
+     WHERE id = ANY ($1::uuid[]) AND state IN ('failed', 'cancelled')
+     ORDER BY id
+       FOR NO KEY UPDATE
+), parent AS (
+    SELECT link.child_id, link.parent_id, task.state, held.on_parent_failure
+      FROM held JOIN $links AS link ON link.child_id = held.id
+      JOIN $tasks AS task ON task.id = link.parent_id
+     ORDER BY task.id
+       FOR NO KEY UPDATE OF task
+), judged AS (
+    SELECT held.id,
+           count(parent.parent_id) FILTER (WHERE parent.state NOT IN ('done', 'failed', 'cancelled'))
+               ::integer AS open,
+           count(parent.parent_id) FILTER (WHERE parent.state IN ('failed', 'cancelled')
+                                             AND parent.on_parent_failure <> 'run') AS dead
+      FROM held LEFT JOIN parent ON parent.child_id = held.id
+     GROUP BY held.id
+), reopened AS (
+    UPDATE $links AS link SET settled = false
+      FROM parent JOIN judged ON judged.id = parent.child_id
+     WHERE link.parent_id = parent.parent_id AND link.child_id = parent.child_id
+       AND parent.state NOT IN ('done', 'failed', 'cancelled') AND judged.dead = 0
+), marked AS (
+    UPDATE $tasks AS task SET has_children = true
+      FROM parent
+     WHERE task.id = parent.parent_id AND NOT task.has_children
+       AND parent.state NOT IN ('done', 'failed', 'cancelled')
+)
+UPDATE $tasks AS task
+   SET state = CASE WHEN judged.open > 0 THEN 'waiting' ELSE 'enqueued' END,
+       waiting_on = judged.open,
+       attempt = 0, losses = 0, alone = false, run = task.run + 1, cancel_requested = false,
+       date_enqueued = clock_timestamp(), date_due = NULL, date_ended = NULL,
+       error_type = NULL, error_message = NULL, error_traceback = NULL, result = NULL,
+       history = (CASE WHEN jsonb_array_length(task.history) >= 20
+                       THEN task.history - 0 ELSE task.history END)
+                 || jsonb_build_object(
+                      'run', task.run, 'attempt', task.attempt, 'what', task.state,
+                      'worker_id', task.worker_id, 'started', task.date_started,
+                      'ended', task.date_ended, 'error_type', task.error_type,
+                      'error_message', left(task.error_message, 2000))
+  FROM judged
+ WHERE task.id = judged.id AND judged.dead = 0 AND task.state IN ('failed', 'cancelled')
+RETURNING task.id, task.queue, task.priority
+""")
+
+CLEAR = Statement("""
+SELECT id FROM $tasks
+ WHERE state IN ('enqueued', 'waiting', 'scheduled')
+   AND (cardinality($1::text[]) = 0 OR queue = ANY ($1::text[]))
+ ORDER BY id LIMIT $2
+""")
+
+DELETE = Statement("""
+WITH gone AS (
+    DELETE FROM $tasks
+     WHERE id = ANY ($1::uuid[]) AND state IN ('enqueued', 'waiting', 'scheduled', 'cancelled')
+ RETURNING id
+), unlinked AS (
+    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
+), unlogged AS (
+    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+)
+SELECT count(*)::integer FROM gone
+""")
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """`ended` are cancelled now; `asked` were running and are told to stop."""
+
+    ended: list[UUID] = field(default_factory=list)
+    asked: list[UUID] = field(default_factory=list)
+
+
+async def cancel(
+    connection: Connection,
+    tables: Tables,
+    ids: Sequence[UUID],
+    *,
+    reason: str | None = None,
+    channels: Channels = SILENT,
+) -> Cancelled:
+    """Cancel tasks that have not ended, and by `on_parent_failure` what waits for them.
+
+    Those that have ended already, or do not exist, are left alone and not in the answer.
+    """
+    cancelled = Cancelled()
+    async with connection.transaction():
+        rows = await connection.fetch(CANCEL[tables], list(ids), reason or "Cancelled on request.")
+        awaited = [row["id"] for row in rows if row["state"] == "cancelled" and row["awaited"]]
+        dead = [row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]]
+        if dead:
+            released = await doom(connection, tables, dead)
+            awaited += released.awaited
+            await ring(connection, channels.tasks, released.lanes)
+        cancelled.ended = [row["id"] for row in rows if row["state"] == "cancelled"]
+        cancelled.asked = [row["id"] for row in rows if row["state"] == "doing"]
+        await tell(connection, channels.done, awaited)
+        await tell(connection, channels.control, cancelled.asked)
+    return cancelled
+
+
+async def retry(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], *, channels: Channels = SILENT
+) -> list[UUID]:
+    """Run failed and cancelled tasks again: the same rows, with a fresh budget.
+
+    Returns those that will run. Left alone: tasks in other states, and those with a parent that
+    failed or was cancelled (retry that one first).
+    """
+    async with connection.transaction():
+        rows = await connection.fetch(RETRY[tables], list(ids))
+        await ring(connection, channels.tasks, {(row["queue"], row["priority"]) for row in rows})
+    return [row["id"] for row in rows]
+
+
+async def clear(
+    connection: Connection,
+    tables: Tables,
+    *,
+    queues: Sequence[str] = (),
+    channels: Channels = SILENT,
+) -> int:
+    """Delete all tasks that have not started (enqueued, waiting, scheduled); returns how many.
+
+    Whoever waits for one of them gets to know that it is cancelled, as do the descendants in
+    other queues, before the rows go.
+    """
+    total = 0
+    while ids := [
+        row["id"] for row in await connection.fetch(CLEAR[tables], list(queues), 10_000)
+    ]:
+        async with connection.transaction():
+            rows = await connection.fetch(CANCEL[tables], ids, "Its queue was cleared.")
+            ended = [row["id"] for row in rows if row["state"] == "cancelled"]
+            dead = [row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]]
+            if dead:
+                await doom(connection, tables, dead)
+            await tell(connection, channels.done,
+                       [row["id"] for row in rows if row["awaited"]])  # fmt: skip
+            total += await connection.fetchval(DELETE[tables], ended)
+    return total

@@ -1,0 +1,292 @@
+"""Enqueueing: how tasks and their parent links become rows, in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.errors import ParentNotFound
+from fastedgy.models.tables import Tables
+from fastedgy.store.family import doom
+from fastedgy.store.notify import lanes_payload
+from fastedgy.store.statements import Statement
+
+# Rows of one statement. 1,000 to 5,000 cost the same per row; beyond that the arrays only take
+# memory on both sides.
+CHUNK = 5_000
+
+
+@dataclass(slots=True)
+class NewTask:
+    """A task that is not written yet: what its row will say."""
+
+    id: UUID
+    name: str
+    function: str
+    args: str
+    kwargs: str
+    queue: str = "default"
+    priority: int = 0
+    max_retries: int = 3
+    timeout: float | None = None
+    delay: float | None = None
+    at: datetime | None = None
+    parents: tuple[UUID, ...] = ()
+    on_parent_failure: str = "cancel"
+    unique_key: str | None = None
+    auto_remove: bool = False
+    awaited: bool = False
+    context: str = "{}"
+    closure: bytes | None = None
+
+    def is_plain(self) -> bool:
+        """Whether the short statement can write it: due now, and bound to nothing else."""
+        return (
+            self.delay is None
+            and self.at is None
+            and not self.parents
+            and self.unique_key is None
+            and not self.auto_remove
+            and self.context == "{}"
+            and self.closure is None
+        )
+
+    def shared(self) -> tuple[Any, ...]:
+        """What tasks must have in common to go out with scalars in place of arrays."""
+        return (self.name, self.function, self.queue, self.priority, self.max_retries,
+                self.timeout, self.awaited)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Inserted:
+    """What became of a flush. `taken` are the ids that another row's unique key kept out."""
+
+    taken: list[UUID] = field(default_factory=list)
+
+
+# Rows that differ in their arguments only. `$again` makes it repeatable: when the answer to the
+# first try was lost, its rows may be there.
+_SAME = """
+WITH new AS (
+    INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
+                        awaited, date_enqueued)
+    SELECT task.id, task.args, task.kwargs, $4::text, $5::text, $6::text, $7::integer,
+           $8::integer, $9::float8, $10::boolean, clock_timestamp()
+      FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS task (id, args, kwargs)
+    $again
+)
+SELECT pg_notify($11::text, $12::text) WHERE $11::text IS NOT NULL
+"""
+INSERT_SAME = Statement(_SAME, again="")
+INSERT_SAME_AGAIN = Statement(_SAME, again="ON CONFLICT (id) DO NOTHING")
+
+# Any rows. The parents that are rows already are locked first, so that none of them can end
+# between the look at its state and the link to it (DECISIONS R11): the one that finishes it waits,
+# and then sees `has_children`. One that is missing, or came to nothing, keeps everything out.
+INSERT_ANY = Statement("""
+WITH parent AS (
+    SELECT id, state FROM $tasks WHERE id = ANY ($19::uuid[]) ORDER BY id FOR NO KEY UPDATE
+), fault AS (
+    SELECT ARRAY (SELECT wanted FROM unnest($19::uuid[]) AS wanted
+                   WHERE NOT EXISTS (SELECT FROM parent WHERE parent.id = wanted)) AS missing,
+           ARRAY (SELECT id FROM parent WHERE state IN ('failed', 'cancelled')) AS dead
+), fine AS (
+    SELECT FROM fault WHERE cardinality(missing) = 0 AND (cardinality(dead) = 0 OR $20::boolean)
+), edge AS (
+    SELECT link.child_id, link.parent_id, coalesce(parent.state = 'done', false) AS settled
+      FROM unnest($17::uuid[], $18::uuid[]) AS link (child_id, parent_id)
+      LEFT JOIN parent ON parent.id = link.parent_id
+), bound AS (
+    SELECT child_id, count(*) FILTER (WHERE NOT settled)::integer AS parents
+      FROM edge GROUP BY child_id
+), marked AS (
+    UPDATE $tasks AS task SET has_children = true
+      FROM parent, fine
+     WHERE task.id = parent.id AND NOT task.has_children AND parent.state <> 'done'
+), new AS (
+    INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
+                        awaited, on_parent_failure, unique_key, auto_remove, context, closure,
+                        has_children, waiting_on, date_due, date_enqueued, state)
+    SELECT given.id, given.args, given.kwargs, given.name, given.function, given.queue,
+           given.priority, given.max_retries, given.timeout, given.awaited,
+           given.on_parent_failure, given.unique_key, given.auto_remove, given.context,
+           given.closure,
+           given.id = ANY ($18::uuid[]),
+           coalesce(bound.parents, 0),
+           due.at,
+           clock_timestamp(),
+           CASE WHEN bound.parents > 0 THEN 'waiting'
+                WHEN due.at > clock_timestamp() THEN 'scheduled'
+                ELSE 'enqueued' END
+      FROM fine, unnest($1::uuid[], $2::jsonb[], $3::jsonb[], $4::text[], $5::text[], $6::text[],
+                        $7::integer[], $8::integer[], $9::float8[], $10::boolean[], $11::float8[],
+                        $12::timestamptz[], $13::text[], $14::text[], $15::boolean[],
+                        $16::jsonb[], $23::bytea[])
+                 WITH ORDINALITY
+                 AS given (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
+                           awaited, delay, at, on_parent_failure, unique_key, auto_remove, context,
+                           closure, place)
+      LEFT JOIN bound ON bound.child_id = given.id
+     CROSS JOIN LATERAL (
+           SELECT coalesce(given.at, clock_timestamp() + given.delay * interval '1 second') AS at
+     ) AS due
+     ORDER BY given.place
+        ON CONFLICT DO NOTHING
+    RETURNING id
+), linked AS (
+    INSERT INTO $links (child_id, parent_id, settled)
+    SELECT edge.child_id, edge.parent_id, edge.settled FROM edge, fine
+        ON CONFLICT DO NOTHING
+)
+SELECT fault.missing, fault.dead,
+       CASE WHEN $24::boolean THEN ARRAY (SELECT id FROM new) END AS written,
+       (SELECT pg_notify($21::text, $22::text) FROM fine WHERE $21::text IS NOT NULL)
+  FROM fault
+""")
+
+HOLDERS = Statement("""
+SELECT unique_key, id FROM $tasks
+ WHERE unique_key = ANY ($1::text[])
+   AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
+""")
+
+KNOWN = Statement("SELECT id FROM $tasks WHERE id = ANY ($1::uuid[])")
+
+
+def bell(tasks: Sequence[NewTask]) -> str:
+    """What the notification of these tasks says (see `lanes_payload`)."""
+    lanes: set[tuple[str, int]] = set()
+    due: float | None = None
+    for task in tasks:
+        if task.delay is not None:
+            due = task.delay if due is None else min(due, task.delay)
+        elif task.at is not None:
+            due = 0.0  # only the database knows how far away that is
+        else:
+            lanes.add((task.queue, task.priority))
+    return lanes_payload(lanes, due)
+
+
+async def insert(
+    connection: Connection,
+    tables: Tables,
+    tasks: Sequence[NewTask],
+    *,
+    channel: str | None,
+    again: bool = False,
+    timeout: float | None = None,
+) -> Inserted:
+    """Write tasks and their links; all of them or none. One round trip for up to `CHUNK` tasks.
+
+    `channel` is where the bell rings at the commit (None: nowhere). `again` says that this is a
+    repetition after an answer was lost: rows that are there already are left alone.
+
+    Raises ParentNotFound when a parent is neither among `tasks` nor in the table; then nothing is
+    written, and a surrounding transaction is not harmed.
+    """
+    if len(tasks) > CHUNK:
+        return await _insert_chunks(
+            connection, tables, tasks, channel=channel, again=again, timeout=timeout
+        )
+    first = tasks[0]
+    shared = first.shared()
+    if all(task.is_plain() and task.shared() == shared for task in tasks):
+        await connection.execute(
+            (INSERT_SAME_AGAIN if again else INSERT_SAME)[tables],
+            [task.id for task in tasks],
+            [task.args for task in tasks],
+            [task.kwargs for task in tasks],
+            *shared,
+            channel,
+            bell(tasks) if channel else "",
+            timeout=timeout,
+        )
+        return Inserted()
+    return await _insert_any(connection, tables, tasks, channel=channel, again=again,
+                             timeout=timeout)  # fmt: skip
+
+
+async def _insert_chunks(
+    connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, channel: str | None,
+    again: bool, timeout: float | None,
+) -> Inserted:  # fmt: skip
+    """More than one statement's worth: in one transaction, parents before their children."""
+    taken: list[UUID] = []
+    async with connection.transaction():
+        for start in range(0, len(tasks), CHUNK):
+            chunk = tasks[start : start + CHUNK]
+            part = await insert(connection, tables, chunk, channel=channel, again=again,
+                                timeout=timeout)  # fmt: skip
+            taken += part.taken
+    return Inserted(taken)
+
+
+async def _insert_any(
+    connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, channel: str | None,
+    again: bool, timeout: float | None,
+) -> Inserted:  # fmt: skip
+    ids = {task.id for task in tasks}
+    links = [(task.id, parent) for task in tasks for parent in dict.fromkeys(task.parents)]
+    elsewhere = sorted({parent for _, parent in links if parent not in ids})
+    keyed = any(task.unique_key is not None for task in tasks)
+
+    async def write(*, dead_parents: bool) -> Any:
+        return await connection.fetchrow(
+            INSERT_ANY[tables],
+            [task.id for task in tasks],
+            [task.args for task in tasks],
+            [task.kwargs for task in tasks],
+            [task.name for task in tasks],
+            [task.function for task in tasks],
+            [task.queue for task in tasks],
+            [task.priority for task in tasks],
+            [task.max_retries for task in tasks],
+            [task.timeout for task in tasks],
+            [task.awaited for task in tasks],
+            [task.delay for task in tasks],
+            [task.at for task in tasks],
+            [task.on_parent_failure for task in tasks],
+            [task.unique_key for task in tasks],
+            [task.auto_remove for task in tasks],
+            [task.context for task in tasks],
+            [child for child, _ in links],
+            [parent for _, parent in links],
+            elsewhere,
+            dead_parents,
+            channel,
+            bell(tasks) if channel else "",
+            [task.closure for task in tasks],
+            keyed,
+            timeout=timeout,
+        )
+
+    row = await write(dead_parents=False)
+    if row["missing"]:
+        raise ParentNotFound(list(row["missing"]))
+    if row["dead"]:
+        # Rare: a parent failed or was cancelled before its child was written. The child goes in
+        # and meets its parent's fate in the same transaction.
+        async with connection.transaction():
+            row = await write(dead_parents=True)
+            await doom(connection, tables, list(row["dead"]))
+    if not keyed:
+        return Inserted()
+    written = set(row["written"])
+    absent = [task.id for task in tasks if task.id not in written]
+    if again and absent:
+        known = await connection.fetch(KNOWN[tables], absent, timeout=timeout)
+        absent = [id for id in absent if id not in {record["id"] for record in known}]
+    return Inserted(absent)
+
+
+async def find_holders(
+    connection: Connection, tables: Tables, keys: Sequence[str], *, timeout: float | None = None
+) -> dict[str, UUID]:
+    """Which unfinished task holds each unique key. A key whose task just ended is left out."""
+    rows = await connection.fetch(HOLDERS[tables], list(keys), timeout=timeout)
+    return {row["unique_key"]: row["id"] for row in rows}

@@ -1,0 +1,117 @@
+"""Chores that any worker may do at any time: promote what is due, prune what is old.
+
+Rows that somebody else is at work on are skipped, so two workers at once share the work.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.models.tables import Tables
+from fastedgy.store.statements import Statement
+
+PROMOTE = Statement("""
+WITH moved AS (
+    UPDATE $tasks SET state = 'enqueued', date_enqueued = clock_timestamp()
+     WHERE id = ANY (ARRAY (
+           SELECT id FROM $tasks
+            WHERE state = 'scheduled' AND date_due <= statement_timestamp()
+            ORDER BY date_due
+            LIMIT $1
+              FOR UPDATE SKIP LOCKED))
+ RETURNING queue, priority
+), lane AS (
+    SELECT queue, priority, count(*) AS tasks FROM moved GROUP BY queue, priority
+), told AS MATERIALIZED (
+    SELECT pg_notify($2::text, jsonb_build_object(
+               'lanes', CASE WHEN count(*) > 50 THEN '[]'
+                        ELSE jsonb_agg(jsonb_build_array(queue, priority)) END)::text)
+      FROM lane WHERE $2::text IS NOT NULL HAVING count(*) > 0
+)
+SELECT coalesce((SELECT sum(tasks) FROM lane), 0)::integer AS moved,
+       ARRAY (SELECT queue FROM lane ORDER BY queue, priority) AS queues,
+       ARRAY (SELECT priority FROM lane ORDER BY queue, priority) AS priorities,
+       (SELECT extract(epoch FROM date_due - statement_timestamp())::float8 FROM $tasks
+         WHERE state = 'scheduled' AND date_due > statement_timestamp()
+         ORDER BY date_due LIMIT 1) AS next_due,
+       (SELECT count(*) FROM told) AS told
+""")
+
+# Ids are ordered by the time at which their tasks were made, so old tasks are found by the primary
+# key, without an index on the end of each.
+PRUNE = Statement("""
+WITH old AS (
+    SELECT id FROM $tasks
+     WHERE id > $1 AND id < $2
+       AND state = ANY ($3::text[])
+       AND date_ended < statement_timestamp() - $4 * interval '1 second'
+     ORDER BY id
+     LIMIT $5
+       FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
+), unlinked AS (
+    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
+), forgotten AS (
+    DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id AND link.settled
+), unlogged AS (
+    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+)
+SELECT count(*)::integer AS pruned, max(id::text) AS last FROM gone
+""")
+
+ENDED = ("done", "failed", "cancelled")
+FIRST_ID = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """How many tasks became due, in which lanes, and in how many seconds the next one will."""
+
+    moved: int
+    lanes: set[tuple[str, int]]
+    next_due: float | None
+
+
+async def promote(
+    connection: Connection, tables: Tables, *, limit: int, channel: str | None
+) -> Promoted:
+    """Put up to `limit` scheduled tasks whose time has come into the line, oldest first."""
+    row = await connection.fetchrow(PROMOTE[tables], limit, channel)
+    lanes = set(zip(row["queues"], row["priorities"], strict=True))
+    return Promoted(row["moved"], lanes, row["next_due"])
+
+
+async def prune(
+    connection: Connection,
+    tables: Tables,
+    *,
+    older_than: float,
+    limit: int = 1_000,
+    after: UUID = FIRST_ID,
+    states: Sequence[str] = ENDED,
+) -> tuple[int, UUID]:
+    """Delete up to `limit` tasks that ended more than `older_than` seconds ago, with their logs.
+
+    Returns how many, and the id to go on `after`. Locks only what it deletes, for one statement.
+    """
+    row = await connection.fetchrow(
+        PRUNE[tables], after, _id_at(time.time() - older_than), list(states), older_than, limit
+    )
+    return row["pruned"], UUID(row["last"]) if row["last"] else after
+
+
+def _id_at(seconds: float) -> UUID:
+    """An id later than all that were made until `seconds` (Unix time), give or take a minute.
+
+    The producers' clocks made the ids; what is too young by the database's clock is kept by the
+    other condition.
+    """
+    stamp = max(0, int((seconds + 60) * 1000))
+    return UUID(int=(stamp << 80) | secrets.randbits(62))

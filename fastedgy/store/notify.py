@@ -1,0 +1,55 @@
+"""Notifications: one per statement at most, none from a loop that is busy anyway.
+
+NOTIFY takes a lock at commit that all notifying transactions of the server share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import orjson
+from asyncpg import Connection
+
+# A payload has 8,000 bytes at most; an id takes 37.
+IDS_PER_PAYLOAD = 200
+
+
+class Channels(NamedTuple):
+    """Where notifications go. None: nowhere (behind a pooler that cannot listen)."""
+
+    tasks: str | None
+    done: str | None
+    control: str | None
+
+
+SILENT = Channels(None, None, None)
+
+
+def lanes_payload(lanes: Collection[tuple[str, int]], due: float | None = None) -> str:
+    """What a bell says: the lanes that got work, and in how many seconds the next task is due.
+
+    At most 50 lanes are named; an empty list means "look everywhere".
+    """
+    named = sorted(lanes)
+    if len(named) > 50 or sum(len(queue) for queue, _ in named) > 4_000:
+        named = []
+    return orjson.dumps({"lanes": named, "due": due}).decode()
+
+
+async def ring(
+    connection: Connection, channel: str | None, lanes: Collection[tuple[str, int]]
+) -> None:
+    """Tell the workers that these lanes have work."""
+    if channel is not None and lanes:
+        await connection.execute("SELECT pg_notify($1, $2)", channel, lanes_payload(lanes))
+
+
+async def tell(connection: Connection, channel: str | None, ids: Sequence[UUID]) -> None:
+    """Tell a list of task ids on `channel`: who waits for their end, or who runs them, listens."""
+    if channel is None:
+        return
+    for start in range(0, len(ids), IDS_PER_PAYLOAD):
+        payload = ",".join(str(id) for id in ids[start : start + IDS_PER_PAYLOAD])
+        await connection.execute("SELECT pg_notify($1, $2)", channel, payload)

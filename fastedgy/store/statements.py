@@ -1,0 +1,32 @@
+"""SQL with the project's table names filled in, once."""
+
+from __future__ import annotations
+
+import re
+
+from fastedgy.models.tables import Tables
+
+_NAME = re.compile(r"\$([a-z_]+)")
+
+
+class Statement:
+    """One SQL text in which `$tasks`, `$links`, `$logs` and `$workers` stand for the tables.
+
+    `statement[tables]` is the text that asyncpg takes; numbered parameters (`$1`) stay as they are.
+    It is the same string object each time: asyncpg keeps one prepared statement for it in each
+    connection.
+    """
+
+    __slots__ = ("_filled", "_template")
+
+    def __init__(self, template: str, **parts: str) -> None:
+        """`parts` fill further `$names` now: what the variants of one statement differ in."""
+        self._template = _NAME.sub(lambda name: parts.get(name[1], name[0]), template)
+        self._filled: dict[Tables, str] = {}
+
+    def __getitem__(self, tables: Tables) -> str:
+        filled = self._filled.get(tables)
+        if filled is None:
+            filled = _NAME.sub(lambda name: getattr(tables, name[1]), self._template)
+            self._filled[tables] = filled
+        return filled

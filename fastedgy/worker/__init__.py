@@ -1,0 +1,1 @@
+"""The process that runs tasks. Private: started by the supervisor as `python -m fastedgy.worker`."""

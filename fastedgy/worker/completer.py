@@ -1,0 +1,278 @@
+"""The completer: writes what came of tasks, and what running tasks say, in as few statements as
+the load allows.
+
+While one statement is under way, outcomes pile up, and the next statement takes them all: an idle
+worker writes at once, a busy one in hundreds, and nobody ever waits for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.models.tables import Tables
+from fastedgy.queued_task.running import TaskRun
+from fastedgy.store.claim import Lane
+from fastedgy.store.finish import Finished, finish_any, finish_done
+from fastedgy.store.notify import Channels
+from fastedgy.store.outcomes import Outcome
+from fastedgy.store.traces import LogLine, append_logs, write_contexts
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.wire import GivenUp, Wire
+
+logger = logging.getLogger("fastedgy.worker")
+
+BATCH = 1_000
+"""Outcomes of one statement at most."""
+LINES = 5_000
+"""Log lines of one statement at most."""
+TRACE_PAUSE = 0.25
+"""Seconds between two writes of what running tasks say: ten thousand progress updates a second cost
+four statements."""
+
+_COUNTED = {
+    "done": "done",
+    "failed": "failed",
+    "retry": "retried",
+    "snoozed": "snoozed",
+    "interrupted": "interrupted",
+    "cancelled": "cancelled",
+}
+
+
+class Completer:
+    """Two loops on one connection: outcomes at once, traces of running tasks a few times a second."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        tables: Tables,
+        channels: Channels,
+        config: QueuedTaskConfig,
+        counters: Counters,
+    ) -> None:
+        self._wire = wire
+        self._tables = tables
+        self._channels = channels
+        self._config = config
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._outcomes: list[Outcome] = []
+        self._ended: dict[UUID, TaskRun] = {}
+        self._writing: list[Outcome] = []
+        self._bell = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._flushed.set()
+        self._talking: dict[UUID, TaskRun] = {}
+        self._trace_bell = asyncio.Event()
+        self._order = asyncio.Lock()
+        self._stopping = False
+        self._deadline: float | None = None
+        self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
+        self.on_due: Callable[[float], None] = lambda seconds: None
+        self.on_fenced: Callable[[int], None] = lambda count: None
+
+    # Told by the executor.
+
+    def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
+        """Take an outcome, with the run whose last words belong to it."""
+        word = _COUNTED.get(outcome.word)
+        if word is not None:
+            setattr(self._counters, word, getattr(self._counters, word) + 1)
+        if run is not None and run.is_pending():
+            self._ended[outcome.id] = run
+        self._outcomes.append(outcome)
+        if not self._bell.is_set():
+            self._bell.set()
+            self._flushed.clear()
+
+    def wake(self, run: TaskRun) -> None:
+        """A running task has said something. Called in whichever thread it runs."""
+        self._talking[run.id] = run
+        if threading.get_ident() == self._loop_thread:
+            self._trace_bell.set()
+        else:
+            self._loop.call_soon_threadsafe(self._trace_bell.set)
+
+    # Asked by others.
+
+    def known(self) -> set[UUID]:
+        """The tasks whose outcomes are on their way."""
+        return {outcome.id for outcome in self._outcomes} | {
+            outcome.id for outcome in self._writing
+        }
+
+    @property
+    def backlog(self) -> int:
+        """How many outcomes wait to be written."""
+        return len(self._outcomes) + len(self._writing)
+
+    async def flushed(self) -> None:
+        """Return when all outcomes are written."""
+        await self._flushed.wait()
+
+    def stop(self, *, within: float) -> None:
+        """Write what is left, for at most `within` seconds if the database is away, and end."""
+        self._stopping = True
+        self._deadline = time.monotonic() + within
+        self._bell.set()
+        self._trace_bell.set()
+
+    # The loops.
+
+    async def run(self) -> None:
+        """Write outcomes until `stop`."""
+        while True:
+            if not self._outcomes:
+                self._bell.clear()
+                self._flushed.set()
+                if self._stopping:
+                    return
+                await self._bell.wait()
+                continue
+            batch = self._outcomes[:BATCH]
+            del self._outcomes[:BATCH]
+            self._writing = batch
+            try:
+                await self._write(batch)
+            except GivenUp:
+                logger.error(
+                    "The outcomes of %d tasks were not written: the database is away. Their rows "
+                    "are taken back by others when this worker's lease is over.",
+                    len(batch) + len(self._outcomes),
+                )
+                self._outcomes.clear()
+            except Exception:
+                self._counters.errors += 1
+                logger.exception("Outcomes could not be written together; trying one by one")
+                await self._write_singly(batch)
+            finally:
+                self._writing = []
+
+    async def run_traces(self) -> None:
+        """Write context and logs of running tasks until `stop`."""
+        while not self._stopping:
+            await self._trace_bell.wait()
+            self._trace_bell.clear()
+            try:
+                async with self._order:
+                    await self._write_traces()
+            except GivenUp:
+                return
+            except Exception:
+                self._counters.errors += 1
+                logger.exception("Context and logs of running tasks were not written")
+            await asyncio.sleep(TRACE_PAUSE)
+
+    async def _write(self, batch: list[Outcome]) -> None:
+        # Held until the answer is there: what a task said on its way is written before its outcome,
+        # also when the connection is lost in between.
+        async with self._order:
+            await self._write_in_order(batch)
+
+    async def _write_in_order(self, batch: list[Outcome]) -> None:
+        lines = self._last_words(batch)
+        simple = [outcome for outcome in batch if outcome.word == "done"]
+        others = [outcome for outcome in batch if outcome.word != "done"]
+
+        async def write(connection: Connection) -> Finished | None:
+            for start in range(0, len(lines), LINES):
+                await append_logs(connection, self._tables, lines[start : start + LINES])
+            rest = others
+            if simple and not await finish_done(
+                connection, self._tables, simple, channels=self._channels
+            ):
+                rest = batch
+            if rest:
+                return await finish_any(connection, self._tables, rest, channels=self._channels)
+            return None
+
+        finished = await self._wire.run(write, until=self._given_up)
+        if finished is not None:
+            self._consequences(finished)
+
+    async def _write_singly(self, batch: list[Outcome]) -> None:
+        """One of them cannot be written; find it, so that the others can."""
+        for outcome in batch:
+            try:
+                await self._write([outcome])
+            except GivenUp:
+                raise
+            except Exception as error:
+                self._counters.errors += 1
+                logger.exception("The outcome of task %s cannot be written", outcome.id)
+                plain = Outcome(
+                    outcome.id, outcome.run, "failed", "failed", outcome.began, outcome.ended,
+                    error_type="OutcomeNotStored",
+                    error_message=f"Its outcome ({outcome.word}) could not be written: "
+                    f"{type(error).__name__}.",
+                )  # fmt: skip
+                with suppress(Exception):  # logged above; then the lease of this worker decides
+                    await self._write([plain])
+
+    def _last_words(self, batch: list[Outcome]) -> list[LogLine]:
+        lines: list[LogLine] = []
+        if self._ended:
+            for outcome in batch:
+                run = self._ended.pop(outcome.id, None)
+                if run is not None:
+                    outcome.context = run.take_context()
+                    lines += _lines(run)
+        return lines
+
+    async def _write_traces(self) -> None:
+        talking, self._talking = self._talking, {}
+        contexts = []
+        lines: list[LogLine] = []
+        for run in list(talking.values()):
+            if run.id in self._ended:
+                continue  # its outcome takes its last words along
+            context = run.take_context()
+            if context is not None:
+                contexts.append((run.id, run.run, context))
+            lines += _lines(run)
+
+        async def write(connection: Connection) -> None:
+            if contexts:
+                await write_contexts(connection, self._tables, contexts)
+            for start in range(0, len(lines), LINES):
+                await append_logs(connection, self._tables, lines[start : start + LINES])
+
+        if contexts or lines:
+            await self._wire.run(write, until=self._given_up)
+
+    def _consequences(self, finished: Finished) -> None:
+        if finished.fenced:
+            self._counters.fenced += len(finished.fenced)
+            logger.warning(
+                "%d outcomes changed nothing, since their tasks were taken over: %s",
+                len(finished.fenced),
+                ", ".join(str(outcome.id) for outcome in finished.fenced[:5]),
+            )
+            self.on_fenced(len(finished.fenced))
+        lanes = finished.released.lanes | finished.again
+        if lanes:
+            self.on_lanes(lanes)
+        if finished.next_due is not None:
+            self.on_due(finished.next_due)
+
+    def _given_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+def _lines(run: TaskRun) -> list[LogLine]:
+    first, records = run.take_logs()
+    id, number = run.id, run.run
+    return [
+        LogLine(id, number, first + index, level, at, name, message, info)
+        for index, (level, at, name, message, info) in enumerate(records)
+    ]

@@ -1,0 +1,385 @@
+"""The executor: runs claimed tasks in slots and turns whatever comes of them into outcomes.
+
+It knows no database. Each task runs in an asyncio task of its own, with a context of its own, so
+that nothing one task leaves behind (context variables, an open transaction) reaches the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.errors import (
+    ClosureRefused,
+    FunctionNotFound,
+    FunctionRefused,
+    InvalidArguments,
+)
+from fastedgy.queued_task import hooks
+from fastedgy.queued_task.closures import unpack
+from fastedgy.queued_task.encoding import loads
+from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
+from fastedgy.queued_task.running import TaskRun, current
+from fastedgy.store import outcomes
+from fastedgy.store.outcomes import Outcome
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.report import Board
+from fastedgy.worker.verdict import Misfit, Verdict, judge, returned
+
+if TYPE_CHECKING:
+    from fastedgy.worker.completer import Completer
+
+logger = logging.getLogger("fastedgy.worker")
+
+SWEEP = 0.1
+"""Seconds between two looks for tasks whose time is over. One look for all: a timer per task costs
+more than a short task itself."""
+STUBBORN = 10.0
+"""Seconds after its timeout for which a task may ignore its cancellation."""
+SHORT = 0.005
+"""Tasks that take less than this on average (seconds) are claimed ahead."""
+AHEAD = 0.1
+"""Seconds of work that are claimed ahead of short tasks."""
+MOST_AHEAD = 2_000
+UNKNOWN_AGAIN = 10.0
+"""Seconds after which a task whose function is unknown is offered to the workers again."""
+
+_place_in_line = itemgetter("date_enqueued")
+_priority = itemgetter("priority")
+
+
+class Running:
+    """One task in a slot."""
+
+    __slots__ = ("began", "cancelling", "deadline", "function", "overdue", "row", "run", "slot",
+                 "sync", "task", "timeout")  # fmt: skip
+
+    def __init__(
+        self, row: Record, run: TaskRun, function: TaskFunction, began: float, timeout: float
+    ) -> None:
+        self.row = row
+        self.run = run
+        self.function = function
+        self.began = began
+        self.timeout = timeout
+        self.deadline = began + timeout
+        self.slot = -1
+        self.task: asyncio.Task[None] | None = None
+        self.cancelling: str | None = None
+        """Why it was told to stop: "timeout", "cancel" or "interrupt"."""
+        self.sync = not function.is_async
+        self.overdue = False
+
+    @property
+    def label(self) -> str:
+        """What a log line calls it."""
+        return f"{self.run.name} ({self.run.id})"
+
+
+class Executor:
+    """`concurrency` slots, fed from a queue of claimed tasks."""
+
+    def __init__(
+        self,
+        config: QueuedTaskConfig,
+        counters: Counters,
+        completer: Completer,
+        board: Board,
+        *,
+        concurrency: int,
+        flush_added: Callable[[TaskRun], Any],
+        solo: bool = False,
+    ) -> None:
+        """`flush_added` writes what a task has added to the queue, before its own outcome."""
+        self._config = config
+        self._counters = counters
+        self._completer = completer
+        self._board = board
+        self._concurrency = concurrency
+        self._flush_added = flush_added
+        self._solo = solo
+        self._queue: deque[Record] = deque()
+        self._running: dict[UUID, Running] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._loop = asyncio.get_running_loop()
+        self._mean = SHORT
+        self._rate = 0.0
+        self._ended = 0
+        self._measured = time.monotonic()
+        self._sweeping = False
+        self.closed = False
+        self.lease_until: Callable[[], float] = lambda: float("inf")
+        self.on_room: Callable[[], None] = lambda: None
+        self.on_stuck: Callable[[str], None] = lambda reason: None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # What the others ask.
+
+    @property
+    def busy(self) -> int:
+        """How many tasks run."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """How many are claimed and not started."""
+        return len(self._queue)
+
+    def started(self) -> set[UUID]:
+        """The ids of all that run here."""
+        return set(self._running)
+
+    def known(self) -> set[UUID]:
+        """The ids of all that run or are queued here."""
+        return self.started() | {row["id"] for row in self._queue}
+
+    def current(self) -> Running | None:
+        """The task whose code the event loop executes at this moment. Asked by other threads."""
+        task = asyncio.current_task(self._loop)
+        for it in list(self._running.values()):
+            if it.task is task:
+                return it
+        return None
+
+    def has_sync(self) -> bool:
+        """Whether a sync function runs: it can be ended with its process only."""
+        return any(it.sync for it in self._running.values())
+
+    def room(self) -> int:
+        """How many more tasks to claim now; 0 means wait for `on_room`."""
+        if self.closed or time.monotonic() >= self.lease_until():
+            return 0
+        free = self._concurrency - len(self._running) - len(self._queue)
+        if self._solo:
+            return max(0, free)
+        ahead = 0
+        if self._mean < SHORT:
+            ahead = min(MOST_AHEAD, max(self._concurrency, int(self._rate * AHEAD)))
+            if len(self._queue) > ahead // 2:
+                return 0
+        return max(0, free + ahead)
+
+    # Starting.
+
+    def accept(self, rows: list[Record]) -> None:
+        """Take claimed tasks over; those that there is no slot for wait here."""
+        rows.sort(key=_place_in_line)
+        if len(rows) > 1:
+            rows.sort(key=_priority, reverse=True)
+        self._queue.extend(rows)
+        self._fill()
+
+    def _fill(self) -> None:
+        queue, running = self._queue, self._running
+        while queue and len(running) < self._concurrency and not self.closed:
+            if time.monotonic() >= self.lease_until():
+                return
+            self._start(queue.popleft())
+
+    def _start(self, row: Record) -> None:
+        now = time.monotonic()
+        path = row["function"]
+        try:
+            if row["closure"] is not None:
+                function = describe_closure(unpack(row["closure"], self._config.signing_keys))
+            else:
+                function = resolve(path, self._config)
+        except FunctionNotFound as error:
+            self._counters.unknown += 1
+            self._completer.put(outcomes.unknown(
+                row["id"], row["run"], now, now, UNKNOWN_AGAIN, str(error)))  # fmt: skip
+            return
+        except (FunctionRefused, ClosureRefused) as error:
+            self._counters.refused += 1
+            self._completer.put(outcomes.failed(
+                row["id"], row["run"], now, now, type(error).__name__, str(error)))  # fmt: skip
+            return
+        run = TaskRun(
+            row["id"], row["run"], row["attempt"], row["max_retries"], row["name"], path,
+            row["queue"], row["context"], self._completer.wake, self._config.log_limit,
+            row["priority"],
+        )  # fmt: skip
+        timeout = row["timeout"] or function.options.timeout or self._config.task_timeout
+        it = Running(row, run, function, now, timeout)
+        self._running[run.id] = it
+        it.slot = self._board.put(run.id)
+        it.task = self._loop.create_task(self._run(it))
+        if self._empty.is_set():
+            self._empty.clear()
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP, self._sweep)
+
+    async def _run(self, it: Running) -> None:
+        """Run one task in its slot, to its outcome. Never raises."""
+        run = it.run
+        current.set(run)
+        verdict: Verdict
+        try:
+            verdict = returned(it, await self._call(it), self._config)
+            if run.buffer is not None and verdict.kind == "done":
+                it.cancelling = it.cancelling or "finishing"
+                await self._flush_added(run)
+        except BaseException as error:
+            # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
+            # included. asyncio would let these two tear the worker down.
+            verdict = judge(it, error, self._config)
+        if hooks.any_hooks("post_run"):
+            it.cancelling = it.cancelling or "finishing"
+            try:
+                await hooks.run_hooks("post_run", run, result=verdict.value, error=verdict.error)
+            except BaseException:
+                logger.exception("A post-run hook of %s could not end", run.name)
+        self._end(it, verdict.outcome)
+
+    async def _call(self, it: Running) -> Any:
+        row, function = it.row, it.function
+        args_text, kwargs_text = row["args"], row["kwargs"]
+        try:
+            args, kwargs = function.rebuild(
+                [] if args_text == "[]" else loads(args_text),
+                {} if kwargs_text == "{}" else loads(kwargs_text),
+            )
+        except InvalidArguments as error:
+            raise Misfit(str(error)) from None
+        if function.injected:
+            kwargs = {**kwargs, **function.services()}
+        if hooks.any_hooks("pre_run"):
+            await hooks.run_hooks("pre_run", it.run)
+        if function.is_async:
+            return await function.call(*args, **kwargs)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="task")
+        context = copy_context()
+        result = await self._loop.run_in_executor(
+            self._threads, partial(context.run, function.call, *args, **kwargs)
+        )
+        if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
+            return await result
+        return result
+
+    def _end(self, it: Running, outcome: Outcome) -> None:
+        """Give the slot back, hand the outcome on, and start the next."""
+        if it.overdue:
+            return  # its outcome was given when it was left behind
+        run = it.run
+        self._board.clear(it.slot)
+        del self._running[run.id]
+        if run.logs_dropped:
+            self._counters.log_lines_dropped += run.logs_dropped
+            run.close_logs()
+        self._completer.put(outcome, run)
+        self._ended += 1
+        self._mean += (outcome.ended - outcome.began - self._mean) * 0.02
+        if self._queue:
+            self._fill()
+        if not self._running:
+            self._empty.set()
+        self.on_room()
+
+    # Stopping tasks.
+
+    def _sweep(self) -> None:
+        """Tell tasks whose time is over; measure the rate; come back while anything runs."""
+        now = time.monotonic()
+        elapsed = now - self._measured
+        if elapsed > 0:
+            self._rate += (self._ended / elapsed - self._rate) * 0.5
+        self._ended, self._measured = 0, now
+        for it in list(self._running.values()):
+            if now >= it.deadline:
+                self._time_is_over(it, now)
+        if self._running:
+            self._loop.call_later(SWEEP, self._sweep)
+        else:
+            self._sweeping = False
+
+    def _time_is_over(self, it: Running, now: float) -> None:
+        if it.cancelling is None:
+            it.cancelling = "timeout"
+            self._counters.timeouts += 1
+            if it.sync:
+                # A thread cannot be stopped: its process is replaced, and what it was doing ends
+                # with it.
+                self.on_stuck(f"the sync function {it.label} outlived its timeout")
+            elif it.task is not None:
+                it.task.cancel()
+        elif it.cancelling == "timeout" and not it.sync and now >= it.deadline + STUBBORN:
+            it.deadline = float("inf")
+            self.on_stuck(f"{it.label} ignores its cancellation")
+
+    def cancel(self, id: UUID) -> None:
+        """Stop a running task because somebody asked for it; one that is queued never starts."""
+        it = self._running.get(id)
+        if it is not None:
+            if it.cancelling is None and it.task is not None and not it.sync:
+                it.cancelling = "cancel"
+                it.task.cancel()
+            elif it.sync and it.cancelling is None:
+                it.cancelling = "cancel"  # taken note of; its thread ends when it ends
+            return
+        for row in self._queue:
+            if row["id"] == id:
+                self._queue.remove(row)
+                now = time.monotonic()
+                self._completer.put(
+                    outcomes.cancelled(id, row["run"], now, now, "Cancelled on request."))  # fmt: skip
+                return
+
+    def close(self) -> None:
+        """Start nothing more; what is queued goes back untouched."""
+        self.closed = True
+        self.give_back_queue()
+
+    def give_back_queue(self) -> None:
+        """Hand back what was claimed ahead. It loses nothing."""
+        now = time.monotonic()
+        while self._queue:
+            row = self._queue.popleft()
+            self._counters.handed_back += 1
+            self._completer.put(outcomes.interrupted(row["id"], row["run"], now, now))
+
+    async def drained(self) -> None:
+        """Return when nothing runs any more."""
+        await self._empty.wait()
+
+    def interrupt(self) -> None:
+        """Stop all async tasks: back to the line, their budget untouched."""
+        for it in list(self._running.values()):
+            if it.cancelling is None and not it.sync and it.task is not None:
+                it.cancelling = "interrupt"
+                it.task.cancel()
+
+    def leave_behind(self) -> list[tuple[Outcome, TaskRun]]:
+        """The outcomes of what does not stop, to be written as the last thing before the process
+        ends. None of these may run again before it has: they are due a second from now.
+        """
+        now = time.monotonic()
+        left = []
+        for it in list(self._running.values()):
+            it.overdue = True
+            if it.cancelling == "timeout":
+                outcome = judge(it, asyncio.CancelledError(), self._config).outcome
+            elif it.cancelling == "cancel":
+                outcome = outcomes.cancelled(
+                    it.run.id, it.run.run, it.began, now, "Cancelled on request.")  # fmt: skip
+            else:
+                outcome = outcomes.interrupted(it.run.id, it.run.run, it.began, now)
+            if outcome.state in ("enqueued", "scheduled"):
+                outcome.state = "scheduled"
+                outcome.delay = max(1.0, outcome.delay or 0.0)
+            left.append((outcome, it.run))
+        return left

@@ -1,0 +1,194 @@
+"""Maintenance: the chores that the workers do in turns. Two at the same one share it or skip it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.models.tables import Tables
+from fastedgy.store import maintain, workers
+from fastedgy.store.claim import Lane
+from fastedgy.store.maintain import FIRST_ID, Promoted
+from fastedgy.store.notify import Channels
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.wire import GivenUp, Wire
+
+logger = logging.getLogger("fastedgy.worker")
+
+PROMOTE_BATCH = 1_000
+PRUNE_BATCH = 1_000
+PRUNE_EVERY = 600.0
+"""Seconds between two rounds of pruning, give or take a half, so that workers take turns."""
+ORPHANS_EVERY = 30.0
+FORGET_AFTER = 24 * 3600.0
+"""Seconds for which the row of an ended worker is kept."""
+
+
+class Maintenance:
+    """One loop, one connection, one timer: the next moment at which there is something to do."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        tables: Tables,
+        channels: Channels,
+        config: QueuedTaskConfig,
+        counters: Counters,
+        *,
+        may_judge: Callable[[], bool],
+    ) -> None:
+        """`may_judge`: whether this worker has itself beaten without a gap for a whole lease."""
+        self._wire = wire
+        self._tables = tables
+        self._channels = channels
+        self._config = config
+        self._counters = counters
+        self._may_judge = may_judge
+        self._bell = asyncio.Event()
+        self._stopping = False
+        now = time.monotonic()
+        self._promote_at = now
+        self._rescue_at: float | None = None
+        self._orphans_at = now + ORPHANS_EVERY * random.uniform(0.5, 1.5)
+        self._prune_at = now + PRUNE_EVERY * random.uniform(0.05, 1.0)
+        self._prune_after: UUID = FIRST_ID
+        self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
+
+    # Told by others, in the worker's event loop.
+
+    def due_in(self, seconds: float) -> None:
+        """A scheduled task is due in so many seconds; 0 means look now."""
+        at = time.monotonic() + max(0.0, seconds)
+        if at < self._promote_at:
+            self._promote_at = at
+            self._bell.set()
+
+    def rescue_soon(self) -> None:
+        """Somebody's heartbeat is stale."""
+        if self._rescue_at is None and self._may_judge():
+            # Not all at once: the first one does it, and the others find nothing.
+            self._rescue_at = time.monotonic() + random.uniform(0, self._config.heartbeat / 2)
+            self._bell.set()
+
+    def stop(self) -> None:
+        """Finish the chore that is under way, and no more."""
+        self._stopping = True
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Do what is due until `stop`."""
+        while not self._stopping:
+            try:
+                await self._round()
+            except GivenUp:
+                return
+            except Exception:
+                self._counters.errors += 1
+                logger.exception("A chore failed; it will be tried again")
+                await asyncio.sleep(1)
+            pause = self._next() - time.monotonic()
+            if pause > 0 and not self._stopping:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._bell.wait(), pause)
+                self._bell.clear()
+
+    def _next(self) -> float:
+        moments = [self._promote_at, self._orphans_at, self._prune_at]
+        if self._rescue_at is not None:
+            moments.append(self._rescue_at)
+        return min(moments)
+
+    async def _round(self) -> None:
+        now = time.monotonic()
+        if now >= self._promote_at:
+            await self._promote()
+        if self._rescue_at is not None and now >= self._rescue_at:
+            self._rescue_at = None
+            await self._rescue()
+        if now >= self._orphans_at:
+            self._orphans_at = now + ORPHANS_EVERY * random.uniform(0.5, 1.5)
+            await self._rescue_orphans()
+        if now >= self._prune_at:
+            await self._prune()
+
+    async def _promote(self) -> None:
+        # The heartbeat looks, too, and tells when something is due before this.
+        self._promote_at = time.monotonic() + self._config.fallback_polling_interval
+
+        async def promote(connection: Connection) -> Promoted:
+            return await maintain.promote(
+                connection, self._tables, limit=PROMOTE_BATCH, channel=self._channels.tasks
+            )
+
+        promoted = await self._wire.run(promote, until=self._is_stopping)
+        if promoted.moved:
+            self._counters.promoted += promoted.moved
+            self.on_lanes(promoted.lanes)
+        if promoted.moved == PROMOTE_BATCH:
+            self.due_in(0)
+        elif promoted.next_due is not None:
+            self.due_in(promoted.next_due)
+
+    async def _rescue(self) -> None:
+        async def rescue(connection: Connection) -> dict[UUID, workers.TakenBack]:
+            # Asked again here: the connection may have been away in between. The statement's
+            # licence is short, so that one held up on its way does nothing when it arrives.
+            if not self._may_judge():
+                return {}
+            return await workers.rescue(
+                connection, self._tables, lease=self._config.lease,
+                licence=self._config.heartbeat, max_losses=self._config.max_losses,
+                channels=self._channels,
+            )  # fmt: skip
+
+        self._tell(await self._wire.run(rescue, until=self._is_stopping))
+
+    async def _rescue_orphans(self) -> None:
+        async def rescue(connection: Connection) -> dict[UUID, workers.TakenBack]:
+            if not self._may_judge():
+                return {}
+            return await workers.rescue_orphans(
+                connection, self._tables, max_losses=self._config.max_losses,
+                channels=self._channels,
+            )  # fmt: skip
+
+        self._tell(await self._wire.run(rescue, until=self._is_stopping))
+
+    def _tell(self, rescued: dict[UUID, workers.TakenBack]) -> None:
+        for worker_id, taken in rescued.items():
+            self._counters.rescued += taken.total
+            logger.warning(
+                "Worker %s is gone: %d of its tasks are in the line again, %d failed, %d cancelled",
+                worker_id, taken.enqueued, taken.failed, taken.cancelled,
+            )  # fmt: skip
+            self.on_lanes(taken.lanes)
+
+    async def _prune(self) -> None:
+        """One chunk of what is too old; the next at once as long as chunks are full."""
+        older_than = self._config.retention_days * 86_400
+
+        async def prune(connection: Connection) -> tuple[int, UUID]:
+            await workers.forget_workers(connection, self._tables, older_than=FORGET_AFTER)
+            return await maintain.prune(
+                connection, self._tables, older_than=older_than, limit=PRUNE_BATCH,
+                after=self._prune_after,
+            )  # fmt: skip
+
+        pruned, self._prune_after = await self._wire.run(prune, until=self._is_stopping)
+        self._counters.pruned += pruned
+        if pruned < PRUNE_BATCH:
+            self._prune_after = FIRST_ID
+            self._prune_at = time.monotonic() + PRUNE_EVERY * random.uniform(0.5, 1.5)
+        else:
+            self._prune_at = time.monotonic() + 0.05
+
+    def _is_stopping(self) -> bool:
+        return self._stopping

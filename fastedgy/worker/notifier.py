@@ -1,0 +1,140 @@
+"""The notifier: listens for the bell, and proves to itself that it still can hear."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from asyncpg import Connection
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.database import connect
+from fastedgy.store.claim import Lane
+from fastedgy.store.outage import is_outage
+from fastedgy.worker.counters import Counters
+
+logger = logging.getLogger("fastedgy.worker")
+
+PROBE = 5.0
+"""Seconds between two proofs that the connection lives. A peer that is gone closes nothing."""
+HEARING = 2.0
+"""Seconds within which our own notification must come back when we start to listen."""
+
+
+class Notifier:
+    """One idle connection with LISTEN on it. Notifications are hints: missing one costs time only."""
+
+    def __init__(self, url: str, config: QueuedTaskConfig, counters: Counters) -> None:
+        self._url = url
+        self._config = config
+        self._counters = counters
+        self._stopping = asyncio.Event()
+        self._echo = ""
+        self._heard_echo = asyncio.Event()
+        self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
+        self.on_due: Callable[[float], None] = lambda seconds: None
+        self.on_cancel: Callable[[UUID], None] = lambda id: None
+        self.on_deaf: Callable[[bool], None] = lambda deaf: None
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Listen until `stop`; after a loss again, and then everybody looks for what was missed."""
+        if not self._config.use_postgresql_notify:
+            return
+        pause = 0.05
+        while not self._stopping.is_set():
+            try:
+                await self._listen()
+                pause = 0.05
+            except Exception as error:
+                self._counters.connections_lost += 1
+                if is_outage(error):
+                    logger.warning("The listener was lost (%s); polling until it is back", error)
+                else:
+                    self._counters.errors += 1
+                    logger.exception("The listener failed; polling until it is back")
+                pause = min(2 * pause, 1.0)
+            self.on_deaf(True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _listen(self) -> None:
+        connection = await connect(
+            self._url, application_name="fastedgy worker listener", timeout=PROBE,
+            command_timeout=PROBE,
+        )  # fmt: skip
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(self._config.notify_channel, self._rung)
+            await connection.add_listener(self._config.control_channel, self._told)
+            await self._prove(connection)
+            stop = asyncio.ensure_future(self._stopping.wait())
+            gone = asyncio.ensure_future(lost.wait())
+            try:
+                while not self._stopping.is_set():
+                    await asyncio.wait(
+                        (stop, gone), timeout=PROBE, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if lost.is_set():
+                        raise ConnectionError("the server closed it")
+                    if not self._stopping.is_set():
+                        await connection.fetchval("SELECT 1")
+            finally:
+                stop.cancel()
+                gone.cancel()
+        finally:
+            connection.terminate()
+
+    async def _prove(self, connection: Connection) -> None:
+        """Hear our own notification, or say that we are deaf (behind a pooler, most likely)."""
+        self._echo = f"echo {uuid4()}"
+        self._heard_echo.clear()
+        await connection.execute(
+            "SELECT pg_notify($1, $2)", self._config.control_channel, self._echo
+        )
+        try:
+            await asyncio.wait_for(self._heard_echo.wait(), HEARING)
+        except TimeoutError:
+            logger.warning(
+                "Notifications do not arrive here, so the table is polled every %g s. Behind a "
+                "pooler in transaction mode set QUEUE_USE_POSTGRESQL_NOTIFY=false.",
+                self._config.polling_interval,
+            )
+            self.on_deaf(True)
+        else:
+            self.on_deaf(False)
+
+    def _rung(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
+        try:
+            bell = orjson.loads(payload)
+            lanes = [(str(queue), int(priority)) for queue, priority in bell["lanes"]]
+            due = bell.get("due")
+            delay = None if due is None else float(due)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # Anybody may notify on our channel; whatever it was, a look does no harm.
+            self.on_lanes([])
+            return
+        if lanes or delay is None:
+            self.on_lanes(lanes)
+        if delay is not None:
+            self.on_due(delay)
+
+    def _told(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
+        text = str(payload)
+        if text == self._echo:
+            self._heard_echo.set()
+            return
+        if text.startswith("echo "):
+            return
+        for part in text.split(","):
+            with suppress(ValueError):  # not an id: not for us
+                self.on_cancel(UUID(part))

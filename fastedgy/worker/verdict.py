@@ -1,0 +1,141 @@
+"""What to make of the end of a function: a value, a control word, an exception, a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
+from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
+from fastedgy.store import outcomes
+from fastedgy.store.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from fastedgy.worker.executor import Running
+
+logger = logging.getLogger("fastedgy.worker")
+
+LONGEST_MESSAGE = 10_000
+LONGEST_TRACEBACK = 50_000
+"""Characters. A traceback of infinite recursion has a million; its ends tell the story."""
+
+
+class Misfit(Exception):
+    """The row's arguments do not fit the function. Trying again would not help."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """An outcome, and what hooks are told of it. `kind` is "done" only if the function returned."""
+
+    kind: str
+    outcome: Outcome
+    value: Any = None
+    error: BaseException | None = None
+
+
+def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
+    """The function came back with a value."""
+    if it.cancelling is not None and it.cancelling in ("timeout", "cancel"):
+        # It took note of its cancellation in its own way: what was asked for holds all the same.
+        return judge(it, asyncio.CancelledError(), config)
+    if isinstance(value, Control):
+        return judge(it, value, config)
+    run, now = it.run, time.monotonic()
+    if value is None:
+        return Verdict("done", outcomes.done(run.id, run.run, it.began, now, None))
+    try:
+        text = dumps(value)
+        if len(text) > config.max_result_size:
+            raise NotEncodable(
+                "", f"has {len(text):,} bytes as JSON; QUEUE_MAX_RESULT_SIZE is "
+                f"{config.max_result_size:,}. Store it elsewhere and return where it is"
+            )  # fmt: skip
+    except Exception as error:
+        why = f"the result was not stored: {_message(error)}"
+        logger.warning("Task %s (%s) is done, but %s", run.name, run.id, why)
+        return Verdict(
+            "done", outcomes.done_without_result(run.id, run.run, it.began, now, why), value
+        )
+    return Verdict("done", outcomes.done(run.id, run.run, it.began, now, text), value)
+
+
+def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdict:
+    """The function ended with an exception, or was made to end."""
+    run, now = it.run, time.monotonic()
+    id, number, began = run.id, run.run, it.began
+    if isinstance(error, asyncio.CancelledError):
+        if it.cancelling == "cancel":
+            return Verdict("cancelled", outcomes.cancelled(
+                id, number, began, now, "Cancelled on request, while it ran."), error=error)  # fmt: skip
+        if it.cancelling in ("interrupt", "finishing"):
+            return Verdict("interrupted", outcomes.interrupted(id, number, began, now), error=error)
+        if it.cancelling == "timeout":
+            error = TimeoutError(f"The task did not end within {it.timeout:g} s.")
+            return Verdict("failed", _failure(it, error, now, config, "TaskTimeout", None), error=error)
+        # Nobody asked: the function let a cancellation of its own out. An error like any other.
+    if isinstance(error, Snooze):
+        return Verdict("snoozed", outcomes.snoozed(id, number, began, now, error.delay), error=error)
+    if isinstance(error, Discard):
+        return Verdict("failed", outcomes.failed(
+            id, number, began, now, "Discard", clean(str(error), LONGEST_MESSAGE)), error=error)  # fmt: skip
+    if isinstance(error, Retry):
+        cause = error.__cause__ or error.__context__
+        outcome = _failure(it, cause or error, now, config,
+                           _type(cause) if cause else "Retry", error.after)  # fmt: skip
+        return Verdict("failed", outcome, error=error)
+    if isinstance(error, Misfit) or not it.function.retries(error):
+        return Verdict("failed", outcomes.failed(
+            id, number, began, now, _type(error), _message(error), _traceback(error)), error=error)  # fmt: skip
+    return Verdict("failed", _failure(it, error, now, config, _type(error), None), error=error)
+
+
+def _failure(
+    it: Running,
+    error: BaseException,
+    now: float,
+    config: QueuedTaskConfig,
+    error_type: str,
+    after: float | None,
+) -> Outcome:
+    """Another attempt if there is one left, else the end."""
+    run = it.run
+    message, trace = _message(error), _traceback(error)
+    if run.attempt > run.max_retries:
+        return outcomes.failed(run.id, run.run, it.began, now, error_type, message, trace)
+    delay = it.function.delay_before_retry(run.attempt, config) if after is None else after
+    return outcomes.retry(run.id, run.run, it.began, now, delay, error_type, message, trace)
+
+
+def _type(error: BaseException | None) -> str:
+    kind = type(error)
+    if isinstance(error, Misfit):
+        return "InvalidArguments"
+    if kind.__module__ in ("builtins", "__main__"):
+        return clean(kind.__qualname__, 200)
+    return clean(f"{kind.__module__}.{kind.__qualname__}", 200)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return clean(str(error), LONGEST_MESSAGE)
+    except Exception as broken:
+        return f"(its message cannot be printed: {type(broken).__name__})"
+
+
+def _traceback(error: BaseException) -> str | None:
+    if error.__traceback__ is None and error.__cause__ is None:
+        return None
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as broken:
+        return f"(its traceback cannot be printed: {type(broken).__name__})"
+    if len(text) > LONGEST_TRACEBACK:
+        half = LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"
+    return clean(text)

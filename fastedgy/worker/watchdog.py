@@ -1,0 +1,90 @@
+"""The watchdog: sees from the heartbeat's thread when a task blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastedgy.worker.counters import Counters
+
+if TYPE_CHECKING:
+    from fastedgy.worker.executor import Executor
+
+logger = logging.getLogger("fastedgy.worker")
+
+PULSE = 0.25
+"""Seconds between two marks that the event loop leaves."""
+REPORT_AFTER = 1.0
+HAND_BACK_AFTER = 10.0
+REPLACE_AFTER = 10.0
+"""Seconds beyond the blocking task's timeout."""
+
+
+class Watchdog:
+    """Reports a blocked loop after a second, with the task that blocks it; hands on what waits behind
+    it after ten; and ends the process when the task's time is over as well.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        executor: Executor,
+        counters: Counters,
+        on_blocked: Callable[[float], None],
+    ) -> None:
+        self._loop = loop
+        self._thread_id = threading.get_ident()
+        self._executor = executor
+        self._counters = counters
+        self._on_blocked = on_blocked
+        self._mark = time.monotonic()
+        self._reported = self._handed_back = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Let the loop leave its marks. Called in the loop."""
+        if not self._stopped:
+            self._mark = time.monotonic()
+            self._loop.call_later(PULSE, self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+
+    def look(self, now: float) -> None:
+        """Called by the heartbeat's thread, twice a second."""
+        silent = now - self._mark
+        if self._stopped or silent < REPORT_AFTER:
+            if self._reported:
+                logger.warning("The event loop moves again")
+            self._reported = self._handed_back = False
+            return
+        blocker = self._executor.current()
+        if not self._reported:
+            self._reported = True
+            self._counters.loop_blocked += 1
+            logger.warning(
+                "The event loop has been blocked for %.1f s by %s. Use a sync function, which runs "
+                "in a thread, or await.\n%s",
+                silent,
+                blocker.label if blocker else "something that is no task",
+                self._stack(),
+            )
+        if silent >= HAND_BACK_AFTER and not self._handed_back:
+            self._handed_back = True
+            self._on_blocked(silent)
+        if blocker is not None and now >= blocker.deadline + REPLACE_AFTER:
+            logger.error("%s blocks the loop beyond its timeout; the process ends", blocker.label)
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._thread_id)
+        return "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""

@@ -1,0 +1,384 @@
+"""One worker process: its parts, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from asyncpg import Connection
+
+from fastedgy import migrate
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.models.tables import Tables
+from fastedgy.queued_task.running import TaskRun
+from fastedgy.queued_tasks.service import QueuedTasks, channels_of
+from fastedgy.store import workers
+from fastedgy.store.outcomes import Outcome
+from fastedgy.store.workers import Pulse
+from fastedgy.worker.assignment import Assignment
+from fastedgy.worker.completer import Completer
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.executor import Executor
+from fastedgy.worker.fetcher import Fetcher
+from fastedgy.worker.heartbeat import Heartbeat
+from fastedgy.worker.maintenance import Maintenance
+from fastedgy.worker.notifier import Notifier
+from fastedgy.worker.report import Board, Report
+from fastedgy.worker.watchdog import Watchdog
+from fastedgy.worker.wire import GivenUp, Wire
+
+logger = logging.getLogger("fastedgy.worker")
+
+DRAINED = 0
+REPLACE = 3
+"""Exit codes: ended as asked; wants to be replaced by a fresh process."""
+ORPHANED = 4.5
+"""Seconds in which a worker whose supervisor died hands everything back and ends."""
+SOLO_IDLE = 2.0
+"""Seconds without a suspect after which a solo worker has done its work."""
+LAST_WRITES = 5.0
+"""Seconds that the last outcomes may take if the database is away."""
+
+
+class Worker:
+    """Fetcher, executor, completer, notifier, heartbeat and maintenance, joined."""
+
+    def __init__(
+        self, assignment: Assignment, url: str, config: QueuedTaskConfig, tasks: QueuedTasks,
+        tables: Tables, report: Report,
+    ) -> None:  # fmt: skip
+        self.id = assignment.worker_id
+        self._assignment = assignment
+        self._url = url
+        self._config = config
+        self._tables = tables
+        self._report = report
+        self._tasks = tasks
+        self._counters = counters = Counters()
+        self._channels = channels = channels_of(config)
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._exit_code = DRAINED
+        self._reason = "stopped"
+        self._state = "running"
+        self._idle_since = time.monotonic()
+        self._lease_lost = False
+        self._said = 0.0
+        self._claims = Wire(url, config, counters, "claims")
+        self._writes = Wire(url, config, counters, "outcomes")
+        self._chores = Wire(url, config, counters, "chores")
+        self.completer = Completer(self._writes, tables, channels, config, counters)
+        self.executor = Executor(
+            config,
+            counters,
+            self.completer,
+            Board(assignment.board, assignment.concurrency),
+            concurrency=assignment.concurrency,
+            flush_added=self._flush_added,
+            solo=assignment.solo,
+        )
+        self.fetcher = Fetcher(
+            self._claims, tables, self.id, config, channels, counters, self.executor,
+            self.completer, assignment.queues, solo=assignment.solo,
+        )  # fmt: skip
+        self.notifier = Notifier(url, config, counters)
+        self.maintenance = Maintenance(
+            self._chores, tables, channels, config, counters, may_judge=self._may_judge
+        )
+        self.heartbeat = Heartbeat(
+            lambda: Wire(url, config, counters, "heartbeat"),
+            self._beat,
+            interval=config.heartbeat,
+            lease=config.lease,
+            on_pulse=lambda pulse: self._from_thread(self._on_pulse, pulse),
+            on_tick=self._on_tick,
+            on_lease_lost=self._on_lease_lost,
+        )
+        self.watchdog = Watchdog(self._loop, self.executor, counters, self._on_blocked)
+        self._join()
+
+    def _join(self) -> None:
+        executor, fetcher, completer = self.executor, self.fetcher, self.completer
+        executor.lease_until = lambda: self.heartbeat.lease_until
+        executor.on_room = fetcher.room
+        executor.on_stuck = self.replace
+        completer.on_lanes = fetcher.ring
+        completer.on_due = self.maintenance.due_in
+        self.maintenance.on_lanes = fetcher.ring
+        self.notifier.on_lanes = fetcher.ring
+        self.notifier.on_due = self.maintenance.due_in
+        self.notifier.on_cancel = executor.cancel
+        self.notifier.on_deaf = fetcher.set_deaf
+
+    # Life.
+
+    async def run(self) -> int:
+        """Work until told to stop; returns the exit code."""
+        await self._claims.run(self._register)
+        self.heartbeat.start()
+        self.watchdog.start()
+        loops = [
+            self._loops(self.fetcher.run(), "fetcher"),
+            self._loops(self.completer.run(), "completer"),
+            self._loops(self.completer.run_traces(), "traces"),
+        ]
+        if not self._assignment.solo:
+            loops += [
+                self._loops(self.notifier.run(), "notifier"),
+                self._loops(self.maintenance.run(), "maintenance"),
+            ]
+        self._report.tell("ready", worker_id=self.id, tables=asdict(self._tables))
+        logger.info("Worker %s is ready", self.id)
+        if self._assignment.solo:
+            await self._until_no_suspects()
+        await self._stop.wait()
+        await self._drain(loops)
+        return self._exit_code
+
+    def _loops(self, loop: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(loop, name=f"fastedgy {name}")
+        task.add_done_callback(self._loop_ended)
+        return task
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """No loop ends before it is told to. One that does takes the process along, to be replaced."""
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("The %s loop died", task.get_name(), exc_info=task.exception())
+            self._counters.errors += 1
+            self.replace(f"its {task.get_name()} loop died")
+
+    async def _register(self, connection: Connection) -> None:
+        await migrate.check(connection)
+        await workers.register(
+            connection,
+            self._tables,
+            worker_id=self.id,
+            server_name=socket.gethostname(),
+            pid=os.getpid(),
+            supervisor_id=self._assignment.supervisor_id,
+            queues=self._assignment.queues,
+            concurrency=self._assignment.concurrency,
+            version=version("fastedgy"),
+        )
+
+    async def _until_no_suspects(self) -> None:
+        while not self._stop.is_set():
+            since = self.fetcher.found_nothing_since
+            if since and time.monotonic() - since > SOLO_IDLE and not self.executor.busy:
+                self.stop("nothing is left to run alone")
+            await asyncio.sleep(0.1)
+
+    # Being told.
+
+    def stop(self, reason: str = "stopped") -> None:
+        """First call: drain. Second call: interrupt what runs."""
+        if self._stop.is_set():
+            self._hurry.set()
+            return
+        self._reason = reason
+        self._state = "draining"
+        logger.info("Worker %s drains: %s", self.id, reason)
+        self._report.tell("draining", reason=reason)
+        self._stop.set()
+
+    def replace(self, reason: str) -> None:
+        """Drain, and ask the supervisor for a fresh process."""
+        if not self._stop.is_set():
+            self._exit_code = REPLACE
+            logger.warning("Worker %s is to be replaced: %s", self.id, reason)
+            self.stop(reason)
+
+    def orphaned(self) -> None:
+        """The supervisor is gone: hand everything back and end, soon."""
+        logger.warning("The supervisor is gone; worker %s hands its tasks back and ends", self.id)
+        threading.Timer(ORPHANED, os._exit, (REPLACE,)).start()
+        self.stop("its supervisor died")
+        self._hurry.set()
+
+    # Ending.
+
+    async def _drain(self, loops: list[asyncio.Task[None]]) -> None:
+        """The order is the contract: no new claims; running tasks end, or are interrupted at the
+        deadline; their outcomes are written; only then do the heartbeats stop.
+        """
+        self.fetcher.stop()
+        self.maintenance.stop()
+        self.notifier.stop()
+        await asyncio.wait(loops[:1])
+        self.executor.close()
+        await self._running_end(self._config.drain_timeout)
+        if self.executor.busy:
+            self.executor.interrupt()
+            await self._running_end(5.0, hurried=False)
+        left = self.executor.leave_behind()
+        self.completer.stop(within=LAST_WRITES)
+        await asyncio.wait(loops[1:3])
+        if left:
+            await self._end_with_process(left)
+        try:
+            deadline = time.monotonic() + LAST_WRITES
+            await self._claims.run(self._retire, until=lambda: time.monotonic() > deadline)
+        except GivenUp:
+            logger.warning("The row of worker %s was not closed: the database is away", self.id)
+        self.heartbeat.stop()
+        self.watchdog.stop()
+        await asyncio.wait(loops, timeout=2)
+        for wire in (self._claims, self._writes, self._chores):
+            await wire.close()
+        logger.info("Worker %s has ended: %s", self.id, self._reason)
+
+    async def _running_end(self, seconds: float, *, hurried: bool = True) -> None:
+        """Wait until nothing runs, for so many seconds, or until told to hurry."""
+        ended = asyncio.ensure_future(self.executor.drained())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait(
+                (ended, hurry) if hurried else (ended,),
+                timeout=seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            ended.cancel()
+            hurry.cancel()
+
+    async def _end_with_process(self, left: list[tuple[Outcome, TaskRun]]) -> None:
+        """What runs in threads ends with the process, so this is the last thing it does."""
+        completer = Completer(
+            self._writes, self._tables, self._channels, self._config, self._counters
+        )
+        for outcome, run in left:
+            completer.put(outcome, run)
+        completer.stop(within=LAST_WRITES)
+        await completer.run()
+        logger.warning(
+            "Worker %s ends with %d tasks that did not stop: %s",
+            self.id, len(left), ", ".join(run.name for _, run in left),
+        )  # fmt: skip
+        await self._claims.run(self._retire, until=lambda: True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(REPLACE if self._exit_code == REPLACE else DRAINED)
+
+    async def _retire(self, connection: Connection) -> None:
+        await workers.hand_back(
+            connection, self._tables, worker_id=self.id, channels=self._channels
+        )
+        await workers.retire(
+            connection, self._tables, worker_id=self.id, counters=self._counters.told(),
+            reason=self._reason,
+        )  # fmt: skip
+
+    # From other threads.
+
+    def _from_thread(self, function: Any, *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed: the process is ending anyway
+            return
+
+    def _beat(self, connection: Connection) -> Coroutine[Any, Any, Pulse]:
+        return workers.beat(
+            connection,
+            self._tables,
+            worker_id=self.id,
+            state=self._state,
+            busy=self.executor.busy,
+            counters=self._counters.told(),
+            lease=self._config.lease,
+        )
+
+    def _on_tick(self) -> None:
+        busy = self.executor.busy
+        now = time.monotonic()
+        if busy or self.executor.queued:
+            self._idle_since = now
+        if now - self._said >= 0.9 * 1.0:
+            self._said = now
+            self._report.tell("beat", busy=busy, idle_for=round(now - self._idle_since, 2))
+        self.watchdog.look(now)
+
+    def _on_lease_lost(self) -> None:
+        """Others may take our tasks now. In the heartbeat's thread: the loop may be blocked."""
+        logger.error("Worker %s could not renew its lease; it interrupts what it runs", self.id)
+        self._lease_lost = True
+        if self.executor.has_sync():
+            logger.error("A sync function runs and cannot be interrupted: the process ends")
+            os._exit(REPLACE)
+        self._from_thread(self.executor.interrupt)
+
+    def _on_blocked(self, seconds: float) -> None:
+        """The loop has been blocked for long: what waits behind the blocking task goes elsewhere."""
+        wire = Wire(self._url, self._config, self._counters, "hand-back")
+        running = self.executor.started() | self.completer.known()
+
+        async def give_back() -> None:
+            async def work(connection: Connection) -> workers.TakenBack:
+                return await workers.hand_back(
+                    connection, self._tables, worker_id=self.id, known=running,
+                    channels=self._channels,
+                )  # fmt: skip
+
+            taken = await wire.run(work, until=lambda: True)
+            self._counters.handed_back += taken.total
+            await wire.close()
+
+        try:
+            asyncio.run(give_back())
+        except Exception:
+            logger.exception("What was claimed ahead could not be handed back")
+
+    def _on_pulse(self, pulse: Pulse) -> None:
+        """What a heartbeat found. In the worker's loop."""
+        if not pulse.alive:
+            logger.error("Worker %s was declared lost by others; a fresh process takes over", self.id)
+            self.executor.interrupt()
+            self.replace("it was declared lost")
+            self._hurry.set()
+            return
+        if self._lease_lost:
+            self._lease_lost = False
+            self.fetcher.be_unsure()
+        for id in pulse.cancelled:
+            self.executor.cancel(id)
+        if pulse.stale:
+            self.maintenance.rescue_soon()
+        if pulse.suspects and not self._assignment.solo:
+            self._report.tell("suspects")
+        if pulse.next_due is not None and pulse.next_due < self._config.heartbeat:
+            self.maintenance.due_in(pulse.next_due)
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        limit = self._config.worker_max_rss
+        if limit and _rss() > limit * 1_000_000:
+            self.replace(f"it uses {_rss() // 1_000_000} MB (QUEUE_WORKER_MAX_RSS is {limit})")
+
+    def _may_judge(self) -> bool:
+        since = self.heartbeat.steady_since
+        return since is not None and time.monotonic() - since >= self._config.lease
+
+    async def _flush_added(self, run: TaskRun) -> None:
+        """Write what a task has added to the queue."""
+        await self._tasks._write(run.buffer)
+
+
+def _rss() -> int:
+    """Bytes of memory that this process has in RAM."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux: the highest so far is all there is to know
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
