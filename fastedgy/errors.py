@@ -7,9 +7,11 @@
     │   ├── DatabaseUnavailable (ConnectionError)   nobody answers, or the answer was lost
     │   ├── DatabaseTooOld                     the server is older than PostgreSQL 13
     │   ├── EmbeddedPostgresError              the Postgres that comes with pip does not start
-    │   └── SchemaOutdated                     tables are missing or of another release
+    │   ├── SchemaOutdated                     tables are missing or of another release
+    │   └── MigrationFailed                    a revision cannot be loaded, found or run
     ├── DependencyError
     │   ├── ServiceNotFound (LookupError)      nothing is registered, and it cannot be built
+    │   ├── ServiceExists (ValueError)         the key is taken, and no `force=True` was given
     │   └── CircularDependency                 a service needs itself
     ├── InvalidTask (ValueError)               what was given to `add_task` cannot become a task
     │   ├── InvalidFunction (TypeError)        not importable: lambda, method, nested, coroutine
@@ -19,7 +21,9 @@
     ├── DuplicateTask                          the unique key is taken and duplicates are errors
     ├── NoOpenBuffer (RuntimeError)            `add_task` where nothing would ever write it
     ├── TaskNotFound (LookupError)             no row has that id
+    ├── AmbiguousId (LookupError)              an abbreviated id that several rows have
     ├── InvalidTransition (ValueError)         that state cannot be left that way
+    ├── InvalidContext (ValueError)            a value that a task's context cannot hold
     ├── NotInTask (RuntimeError)               a task's own tools used outside a task
     ├── FunctionRefused                        a row names a function that the app does not offer
     ├── FunctionNotFound (LookupError)         a row names a function that is not in this release
@@ -69,12 +73,20 @@ class SchemaOutdated(DatabaseError):
     """The queue's tables are missing, or were made by another release."""
 
 
+class MigrationFailed(DatabaseError):
+    """A revision could not be loaded, found or run. Nothing of the command was kept."""
+
+
 class DependencyError(FastEdgyError):
     """A service cannot be provided."""
 
 
 class ServiceNotFound(DependencyError, LookupError):
     """Nothing is registered under that key, and it cannot be built without help."""
+
+
+class ServiceExists(DependencyError, ValueError):
+    """A service is registered under that key already."""
 
 
 class CircularDependency(DependencyError):
@@ -143,8 +155,21 @@ class TaskNotFound(FastEdgyError, LookupError):
         self.id = id
 
 
+class AmbiguousId(FastEdgyError, LookupError):
+    """An abbreviated id is that of several tasks. `ids` are some of them."""
+
+    def __init__(self, text: str, ids: list[UUID]) -> None:
+        shown = ", ".join(str(id) for id in ids[:3]) + (", …" if len(ids) > 3 else "")
+        super().__init__(f"{text} is short for more than one task ({shown}). Give more digits.")
+        self.ids = ids
+
+
 class InvalidTransition(FastEdgyError, ValueError):
     """The task's state cannot be left that way."""
+
+
+class InvalidContext(FastEdgyError, ValueError):
+    """What was given to `set_context` cannot be stored, or its path leads nowhere."""
 
 
 class NotInTask(FastEdgyError, RuntimeError):

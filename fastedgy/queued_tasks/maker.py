@@ -12,7 +12,7 @@ from fastedgy.queued_task.functions import TaskFunction, describe, describe_clos
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
-from fastedgy.store.ids import new_id
+from fastedgy.ids import new_id
 from fastedgy.store.insert import NewTask
 
 if TYPE_CHECKING:

@@ -242,8 +242,12 @@ class QueuedTasks:
 
     def _add(self, batch: list[Pending]) -> None:
         buffer = self._buffer()
-        if self._in_transaction():
-    XX        self._schedule(buffer)
+        inside = self._in_transaction()
+        for pending in batch:
+            pending.buffer = buffer
+            pending.in_transaction = inside
+        buffer.tasks.extend(batch)
+        self._schedule(buffer)
 
     def _ask_to_cancel(self, id: UUID, reason: str | None) -> None:
         buffer = self._buffer()

@@ -3,6 +3,9 @@
 These run inside the transaction that ends the parents, after the statement that ended them: a
 child whose link was committed while that statement waited for the parent's row is visible to the
 next statement only, which has a snapshot of its own.
+
+`state || ''` keeps the planner off the partial index on waiting tasks: the children are to be found
+by the primary key.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ WITH cut AS (
 ), child AS (
     SELECT task.id, counted.parents, counted.parent
       FROM counted JOIN $tasks AS task ON task.id = counted.child_id
-     WHERE task.state = 'waiting'
+     WHERE task.state || '' = 'waiting'
      ORDER BY task.id
        FOR NO KEY UPDATE OF task
 )
@@ -45,7 +48,7 @@ UPDATE $tasks AS task
                     WHEN task.date_due > clock_timestamp() THEN 'scheduled'
                     ELSE 'enqueued' END
   FROM child
- WHERE task.id = child.id AND task.state = 'waiting'
+ WHERE task.id = child.id AND task.state || '' = 'waiting'
 RETURNING task.state, task.queue, task.priority
 """
 )
@@ -68,7 +71,7 @@ UPDATE $tasks AS task
                           coalesce(': ' || left(parent.error_message, 500), '.'))
               FROM $tasks AS parent WHERE parent.id = child.parent::uuid) END
   FROM child
- WHERE task.id = child.id AND task.state = 'waiting'
+ WHERE task.id = child.id AND task.state || '' = 'waiting'
 RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited
 """
 )

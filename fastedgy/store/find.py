@@ -51,8 +51,9 @@ class TaskRow:
 class TaskFilters:
     """Which tasks a listing shows. Each that is given must hold.
 
-    `states` is any of them; `name` is a task's name, with `*` for any characters; `since` is when
-    the task was made (not when it ran).
+    `states` is any of them. `name` is a task's name, the last part of a dotted one (`send` for
+    `mail.send`), or a pattern of the whole with `*` for any characters. `since` is when the task
+    was made, not when it ran.
     """
 
     states: tuple[str, ...] = ()
@@ -74,10 +75,13 @@ def task_row(row: Any) -> TaskRow:
     return TaskRow(*(row[field.name] for field in fields(TaskRow)))
 
 
-def _like(pattern: str) -> str:
-    """A pattern with `*` as LIKE takes it."""
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%")
+def _like(name: str | None) -> str | None:
+    """What `'.' || name` must be LIKE."""
+    if name is None:
+        return None
+    escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    start = "." if "." in name or "*" in name else "%."
+    return start + escaped.replace("*", "%")
 
 
 @functools.lru_cache(maxsize=512)
@@ -123,7 +127,7 @@ async def list_tasks(
     given = {
         "id <": before,
         "id >=": first_id(filters.since) if filters.since else None,
-        "name LIKE": _like(filters.name) if filters.name else None,
+        "'.' || name LIKE": _like(filters.name),
         "queue =": filters.queue,
     }
     given = {condition: value for condition, value in given.items() if value is not None}
@@ -172,7 +176,7 @@ FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 _OF_FAILED = """
   FROM $tasks
- WHERE state = 'failed' AND ($1::text IS NULL OR name = $1)
+ WHERE state = 'failed' AND ($1::text IS NULL OR '.' || name LIKE $1)
    AND ($2::text[] IS NULL OR queue = ANY ($2))
 """
 _FAILED = Statement(
@@ -205,7 +209,7 @@ async def failed_page(
     queues: Sequence[str] | None = None,
 ) -> list[tuple[datetime, UUID]]:
     """When tasks failed and their ids, those that failed first first; go on `after` the last."""
-    rows = await connection.fetch(_FAILED[tables], name, queues, *after, limit)
+    rows = await connection.fetch(_FAILED[tables], _like(name), queues, *after, limit)
     return [(row["date_ended"], row["id"]) for row in rows]
 
 
@@ -216,8 +220,8 @@ async def count_failed(
     name: str | None = None,
     queues: Sequence[str] | None = None,
 ) -> int:
-    """How many tasks have failed for good."""
-    count: int = await connection.fetchval(_COUNT_FAILED[tables], name, queues)
+    """How many tasks have failed for good. `name` as in TaskFilters."""
+    count: int = await connection.fetchval(_COUNT_FAILED[tables], _like(name), queues)
     return count
 
 

@@ -7,7 +7,8 @@ counted over all tasks, in the primary key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -166,18 +167,14 @@ def worker_summary(workers: Sequence[WorkerRow], *, lease: float) -> WorkerSumma
     )
 
 
-def sum_counters(counters: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def sum_counters(workers: Sequence[WorkerRow]) -> dict[str, int]:
     """The counters of several workers added up by name, without those that are zero."""
-    total: dict[str, int] = {}
-    for each in counters:
-        for name, value in each.items():
-            if isinstance(value, Mapping):
-                inner = sum_counters([value])
-                for key, number in inner.items():
-                    total[f"{name}.{key}"] = total.get(f"{name}.{key}", 0) + number
-            elif isinstance(value, int) and value:
-                total[name] = total.get(name, 0) + value
-    return total
+    total: Counter[str] = Counter()
+    for worker in workers:
+        for name, value in worker.counters.items():
+            if isinstance(value, int):
+                total[name] += value
+    return {name: value for name, value in total.items() if value}
 
 
 _BOUND = Statement("SELECT least(id, $1) FROM $tasks ORDER BY id DESC OFFSET $2 LIMIT 1")

@@ -103,7 +103,7 @@ UPDATE $tasks AS task
                 ORDER BY id
                   FOR NO KEY UPDATE) AS held
        ) AS final
- WHERE task.id = final.id AND task.worker_id = $1 AND task.state = 'doing'
+ WHERE task.id = final.id
 RETURNING task.id, task.state, task.queue, task.priority, task.alone, task.has_children,
           task.awaited, final.lost
 """)

@@ -10,14 +10,13 @@ import signal
 import sys
 
 from fastedgy.app import running
-from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.database import Connections
 from fastedgy.dependencies import get_service
-from fastedgy.discovery import app_roots, find_app
+from fastedgy.discovery import find_app
 from fastedgy.errors import ConfigurationError, DatabaseTooOld, SchemaOutdated
 from fastedgy.logs import configure_logging
 from fastedgy.models import queue_tables
-from fastedgy.queued_task.functions import offer
-from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.worker.assignment import Assignment, read_assignment
 from fastedgy.worker.report import Report
 from fastedgy.worker.worker import Worker
@@ -30,10 +29,8 @@ MISCONFIGURED = 78
 
 async def work(assignment: Assignment, report: Report) -> int:
     """Open the application, run the worker in it, close it. Returns the exit code."""
-    app = find_app(assignment.app)
-    offer(app_roots(app))
-    async with running(app, url=assignment.url) as url:
-        tasks = get_service(QueuedTasks)
+    async with running(find_app(assignment.app)) as tasks:
+        url = get_service(Connections).url
         config = get_service(QueuedTaskConfig)
         worker = Worker(assignment, url, config, tasks, queue_tables(), report)
         loop = asyncio.get_running_loop()

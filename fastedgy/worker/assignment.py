@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from fastedgy.errors import ConfigurationError
-from fastedgy.store.ids import new_id
+from fastedgy.ids import new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,210 @@
+"""The application: `FastEdgy`, a FastAPI whose lifespan connects the database and opens the queue.
+
+`install_queue` gives the same to a plain FastAPI, `running` to commands, workers and scripts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, overload
+from weakref import WeakSet
+
+from fastapi import FastAPI
+from starlette.types import Lifespan
+
+from fastedgy import migrate
+from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.database import Connections, bind, connect, resolve_url
+from fastedgy.dependencies import Token, get_container_service, offer_route
+from fastedgy.discovery import app_packages
+from fastedgy.errors import ConfigurationError
+from fastedgy.orm import Database, Registry, registry
+from fastedgy.queued_task.offered import offer
+from fastedgy.queued_tasks import QueuedTasks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Settings that code gave. What is None comes from the container, or the environment."""
+
+    settings: Settings | None = None
+    queue: QueuedTaskConfig | None = None
+
+    def services(self) -> dict[Any, Any]:
+        known = {Settings: self.settings, QueuedTaskConfig: self.queue}
+        return {key: value for key, value in known.items() if value is not None}
+
+
+_installed: WeakSet[FastAPI] = WeakSet()
+_given_to_running: ContextVar[_Given | None] = ContextVar("fastedgy_given", default=None)
+
+
+class FastEdgy(FastAPI):
+    """A FastAPI application with the queue, Edgy and the container of services.
+
+    `settings` and `queue` take the place of what the environment says; everything else is
+    FastAPI's. While the application runs, `Inject(QueuedTasks)`, `Inject(Database)`,
+    `Inject(Registry)`, `Inject(Settings)` and `Inject(QueuedTaskConfig)` are its services.
+
+    The start fails with DatabaseUnavailable, SchemaOutdated and their like. The lifespan given to
+    it runs within: the database is there before it starts and after it ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings | None = None,
+        queue: QueuedTaskConfig | None = None,
+        **options: Any,
+    ) -> None:
+        # First in, so last out: everything that the route's own dependencies add is written, too.
+        options["dependencies"] = [offer_route(QueuedTasks), *(options.get("dependencies") or ())]
+        super().__init__(**options)
+        _wrap_lifespan(self, _Given(settings, queue))
+
+    @property
+    def database(self) -> Database:
+        """The database that Edgy uses: `async with app.database.transaction(): …`.
+
+        Connected while the application runs.
+        """
+        return registry.database
+
+    @property
+    def registry(self) -> Registry:
+        """Edgy's registry, which all models of `fastedgy.orm` belong to."""
+        return registry
+
+    def register_service(self, service: Any, key: Any = None, *, force: bool = False) -> None:
+        """The same as `fastedgy.dependencies.register_service`."""
+        get_container_service().register(service, key, force=force)
+
+    register = register_service
+
+    def has_service(self, key: Any) -> bool:
+        """The same as `fastedgy.dependencies.has_service`."""
+        return get_container_service().has(key)
+
+    @overload
+    def get_service(self, key: Token[T]) -> T: ...
+    @overload
+    def get_service(self, key: type[T]) -> T: ...
+    def get_service(self, key: Any) -> Any:
+        """The same as `fastedgy.dependencies.get_service`."""
+        return get_container_service().get(key)
+
+
+def install_queue(
+    app: FastAPI, *, settings: Settings | None = None, queue: QueuedTaskConfig | None = None
+) -> None:
+    """Give a plain FastAPI application what a FastEdgy one has, from its next start on.
+
+    Call it right after the application was made: routes that were added before do have
+    `Inject(QueuedTasks)`, but `get_service(QueuedTasks)` does not know that it is in a route there.
+    Raises ConfigurationError when the application has the queue already.
+    """
+    if app in _installed:
+        raise ConfigurationError(
+            "This application has the queue already. Call install_queue(app) once, and not for a "
+            "FastEdgy, which has it from the start."
+        )
+    app.router.dependencies.insert(0, offer_route(QueuedTasks))
+    _wrap_lifespan(app, _Given(settings, queue))
+
+
+@asynccontextmanager
+async def running(
+    app: FastAPI | None = None,
+    *,
+    settings: Settings | None = None,
+    queue: QueuedTaskConfig | None = None,
+) -> AsyncIterator[QueuedTasks]:
+    """An application as it runs under a server, with its whole lifespan, but without HTTP.
+
+    Without `app`, only the queue and the database are there. `settings` and `queue` go before those
+    of the application. Raises what its start raises.
+    """
+    given = _Given(settings, queue)
+    if app is None or app not in _installed:
+        async with _services(given) as tasks:
+            if app is None:
+                await _ready(tasks)
+                yield tasks
+                return
+            async with app.router.lifespan_context(app):
+                offer(app_packages(app))
+                await _ready(tasks)
+                yield tasks
+        return
+    token = _given_to_running.set(given)
+    try:
+        async with app.router.lifespan_context(app):
+            yield get_container_service().get(QueuedTasks)
+    finally:
+        _given_to_running.reset(token)
+
+
+def _wrap_lifespan(app: FastAPI, given: _Given) -> None:
+    inner = app.router.lifespan_context
+    for service in given.services().values():
+        get_container_service().suggest(service)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        over = _given_to_running.get() or _Given()
+        now = _Given(over.settings or given.settings, over.queue or given.queue)
+        async with _services(now) as tasks, inner(app) as state:
+            offer(app_packages(app))
+            await _ready(tasks)
+            yield state
+
+    app.router.lifespan_context = cast(Lifespan[Any], lifespan)
+    _installed.add(app)
+
+
+@asynccontextmanager
+async def _services(given: _Given) -> AsyncIterator[QueuedTasks]:
+    """The services of a running application, registered; closed in reverse, the queue first."""
+    container = get_container_service()
+    with container.lend(given.services()):
+        settings, config = container.get(Settings), container.get(QueuedTaskConfig)
+        url = await resolve_url(settings, announce=_announce)
+        # The first connection, for its errors: databasez' own would not say what to do.
+        first = await connect(url, timeout=settings.database_connect_timeout)
+        await first.close()
+        bind(url, settings, pooler=not config.use_postgresql_notify)
+        async with registry:
+            connections = Connections(url, settings, config)
+            tasks = QueuedTasks(connections, config, registry.database)
+            services = {
+                Settings: settings,
+                QueuedTaskConfig: config,
+                Database: registry.database,
+                Registry: registry,
+                Connections: connections,
+                QueuedTasks: tasks,
+            }
+            with container.lend(services):
+                try:
+                    yield tasks
+                finally:
+                    await tasks.close()
+
+
+async def _ready(tasks: QueuedTasks) -> None:
+    """What can be said only when the application's own start is over: it may migrate, register."""
+    container = get_container_service()
+    async with container.get(Connections).acquire() as connection:
+        await migrate.check(connection)
+    await container.start()
+
+
+def _announce(sentence: str) -> None:
+    """On stderr, as nobody may have set up the logging yet."""
+    sys.stderr.write(f"{sentence}\n")

@@ -1,0 +1,118 @@
+"""How commands write: for people in a terminal, plainly into a pipe, as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+STATE_STYLES = {
+    "scheduled": "light_slate_grey",
+    "waiting": "medium_purple",
+    "enqueued": "dodger_blue2",
+    "doing": "orange3",
+    "done": "green4",
+    "failed": "red3",
+    "cancelled": "grey50",
+}
+
+# Into a pipe, nothing is wrapped or cut: a line is as long as what it says.
+_ENDLESS = 100_000
+
+
+def terminal() -> Console:
+    """A console for the present standard output; colours and wrapping only in a terminal."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, emoji=False)
+    return Console(width=_ENDLESS, soft_wrap=True, highlight=False, emoji=False, no_color=True)
+
+
+class _Now:
+    """`console.print(…)` writes to what is the standard output at that moment."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(terminal(), name)
+
+
+console: Console = _Now()  # type: ignore[assignment]
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON value to the standard output."""
+    click.echo(json.dumps(plain_value(value), indent=2, ensure_ascii=False))
+
+
+def json_line(value: Any) -> str:
+    """A JSON value in one line."""
+    return json.dumps(plain_value(value), ensure_ascii=False)
+
+
+def plain_value(value: Any) -> Any:
+    """A value of dataclasses, ids and dates as JSON types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain_value(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    return value
+
+
+def state_text(state: str) -> Text:
+    """A state in its colour."""
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+def shown(value: object, *, lines: bool = False) -> str:
+    """Text from a row, harmless to a terminal: control characters are written as escapes.
+
+    Line ends too, unless `lines`.
+    """
+    text = str(value)
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def duration(seconds: float | timedelta | None) -> str:
+    """A span of time in the unit that fits: 3 ms, 1.2 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
+    seconds = max(0.0, seconds)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 task`, `1,200 tasks`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

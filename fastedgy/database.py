@@ -1,0 +1,352 @@
+"""The database: its URL, connections to it, the caller's transaction, and Edgy's registry.
+
+The engine's own statements go through asyncpg (`connect`, `Connections`); Edgy and the
+application's queries through databasez (`edgy_database`). `caller_transaction` is where they meet.
+
+Drivers and Edgy are imported when they are used: together they cost half a second, and a module
+that only declares tasks needs none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.database_url import DatabaseAddress, parse_url
+from fastedgy.errors import ConfigurationError, DatabaseTooOld, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    import asyncpg
+    from databasez import Database
+    from databasez.core.connection import Connection as DatabasezConnection
+    from edgy import Registry
+
+    registry: Registry
+
+OLDEST_SERVER = 13
+POOL_SIZE = 4  # connections of `Connections`: enqueues and refs of one process
+
+
+def normalize_url(url: str) -> str:
+    """The URL as asyncpg, psql and we take it: `postgresql://user:password@host:port/name?…`.
+
+    Any scheme of Postgres, the options of other drivers, unescaped passwords, socket folders, IPv6
+    and libpq's `host=… dbname=…` are understood. Raises ConfigurationError with the cure.
+    """
+    return parse_url(url).url
+
+
+async def resolve_url(settings: Settings, *, announce: Callable[[str], None] | None = None) -> str:
+    """Where the database is: `DATABASE_URL`, or the embedded server, started if need be.
+
+    `announce` gets one line when it is the embedded one.
+    """
+    if settings.database_url and settings.database_url.strip():
+        return normalize_url(settings.database_url)
+    from fastedgy.embedded import server
+
+    embedded = server(Path(settings.data_dir))
+    url = await asyncio.to_thread(embedded.start)
+    if announce is not None:
+        announce(f"DATABASE_URL is not set: using the embedded Postgres in {embedded.data_dir}.")
+    return normalize_url(url)
+
+
+async def connect(
+    url: str,
+    *,
+    application_name: str = "fastedgy",
+    timeout: float = 10.0,
+    command_timeout: float | None = None,
+    server_settings: dict[str, str] | None = None,
+    statement_cache_size: int | None = None,
+    **asyncpg_options: Any,
+) -> asyncpg.Connection:
+    """A connection of asyncpg's. Times are seconds; no `command_timeout` means no limit.
+
+    Raises DatabaseUnavailable (one sentence with the place, the cause and the cure, never the
+    password), DatabaseTooOld, or ConfigurationError for an option that the server does not know.
+    """
+    import asyncpg
+
+    address = parse_url(url)
+    given = dict(server_settings or {})
+    if "application_name" not in address.options:
+        given.setdefault("application_name", application_name)
+    if statement_cache_size is not None:
+        asyncpg_options["statement_cache_size"] = statement_cache_size
+    try:
+        connection = await asyncpg.connect(
+            address.url,
+            timeout=timeout,
+            command_timeout=command_timeout,
+            server_settings=given,
+            **asyncpg_options,
+        )
+    except (asyncpg.UndefinedObjectError, asyncpg.CantChangeRuntimeParamError) as error:
+        raise ConfigurationError(
+            f"DATABASE_URL has an option that the server refuses: {error}. Remove it."
+        ) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise _unreachable(address, error, timeout) from error
+    if connection.get_server_version().major < OLDEST_SERVER:
+        version = connection.get_settings().server_version
+        connection.terminate()
+        raise DatabaseTooOld(
+            f"The server of {address} is PostgreSQL {version}, and {OLDEST_SERVER} is the oldest "
+            "that works. Upgrade it, or set DATABASE_URL to another."
+        )
+    return connection
+
+
+def _unreachable(address: DatabaseAddress, error: Exception, timeout: float) -> DatabaseUnavailable:
+    import asyncpg
+
+    reason = str(error).strip().rstrip(".") or type(error).__name__
+    cure = "Is the server running, and is DATABASE_URL right?"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        cure = "`fastedgy db createdb` creates it."
+    elif isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        cure = "Check the user and the password in DATABASE_URL."
+    elif isinstance(error, asyncpg.TooManyConnectionsError):
+        cure = "Raise max_connections of the server, or use fewer processes."
+    elif isinstance(error, asyncpg.CannotConnectNowError):
+        cure = "Try again in a moment."
+    elif isinstance(error, TimeoutError) and not error.args:
+        reason = f"no answer within {timeout:g} s"
+    elif isinstance(error, ConnectionRefusedError):
+        reason = "connection refused"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    return DatabaseUnavailable(f"The database {address} is not reachable: {reason}. {cure}")
+
+
+def lost(error: BaseException, connection: asyncpg.Connection) -> bool:
+    """Whether the error means that the connection, not the statement, has failed.
+
+    Nobody knows then whether the statement was executed.
+    """
+    import asyncpg
+
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return False
+    if isinstance(error, asyncpg.InterfaceError):
+        return _is_closed(connection)
+    broken = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+    return isinstance(error, broken)
+
+
+def _is_closed(connection: asyncpg.Connection) -> bool:
+    import asyncpg
+
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # a pool takes a connection away from its user as soon as it is lost
+
+
+class Connections:
+    """The engine's connections in a process that enqueues: a small pool, opened when first used.
+
+    Separate from Edgy's pool, so that an application whose own connections are all taken can
+    still enqueue.
+    """
+
+    def __init__(self, url: str, settings: Settings, config: QueuedTaskConfig) -> None:
+        self.url = normalize_url(url)
+        self._settings = settings
+        self._config = config
+        self._pool: asyncpg.Pool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def pool(self) -> asyncpg.Pool:
+        """The pool of the running event loop. A pool of a loop that has ended is left to it."""
+        loop = asyncio.get_running_loop()
+        if self._pool is None or self._loop is not loop:
+            import asyncpg
+
+            self._loop = loop
+            # This await never suspends, as no connection is made yet: no second task gets here.
+            self._pool = await asyncpg.create_pool(
+                min_size=0, max_size=POOL_SIZE, connect=self._connect, reset=_leave_as_it_is
+            )
+        return self._pool
+
+    async def close(self) -> None:
+        """Close all connections, waiting for those in use."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._loop is asyncio.get_running_loop():
+            await pool.close()
+        else:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection, for statements of the engine.
+
+        A connection that is lost meanwhile, or a statement that takes longer than
+        `QUEUE_STATEMENT_TIMEOUT`, raises DatabaseUnavailable.
+        """
+        pool = await self.pool()
+        async with pool.acquire() as connection:
+            try:
+                yield connection
+            except Exception as error:
+                if not lost(error, connection):
+                    raise
+                if not _is_closed(connection):
+                    # A frozen server would not even answer the clean-up of a release.
+                    connection.terminate()
+                raise DatabaseUnavailable(
+                    f"The connection to {parse_url(self.url)} was lost: "
+                    f"{str(error) or 'no answer in time'}."
+                ) from error
+
+    async def _connect(self, *_: Any, **options: Any) -> asyncpg.Connection:
+        # Behind a pooler in transaction mode, prepared statements are another client's.
+        return await connect(
+            self.url,
+            timeout=self._settings.database_connect_timeout,
+            command_timeout=self._config.statement_timeout,
+            statement_cache_size=None if self._config.use_postgresql_notify else 0,
+            **options,
+        )
+
+
+async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
+    """Instead of asyncpg's clean-up, a round trip: the engine leaves nothing behind."""
+
+
+def edgy_database(url: str, settings: Settings, *, pooler: bool = False) -> Database:
+    """A database for Edgy, not connected yet.
+
+    databasez knows few options, so those of the URL go to asyncpg beside it. `pooler`: there is one
+    in transaction mode, so nothing is prepared ahead.
+    """
+    from databasez import Database
+
+    address = parse_url(url)
+    connect_args: dict[str, Any] = {
+        "dsn": address.url,
+        "timeout": settings.database_connect_timeout,
+    }
+    if pooler:
+        connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    return Database(
+        address.write("postgresql+asyncpg", options=False),
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_pre_ping=True,
+        connect_args=connect_args,
+    )
+
+
+def in_transaction(database: Database) -> bool:
+    """Whether this asyncio task has a transaction open on `database`. No await, no round trip."""
+    connection = _current_connection(database)
+    raw = _raw(connection) if connection is not None else None
+    return raw is not None and bool(raw.is_in_transaction())
+
+
+@asynccontextmanager
+async def caller_transaction(database: Database) -> AsyncIterator[asyncpg.Connection | None]:
+    """The asyncpg connection of the transaction that this asyncio task has open, or None.
+
+    What is written on it is committed or undone with the caller's own statements. A JSONB column
+    takes JSON text on it and gives Python objects. Raises ConfigurationError in a transaction that
+    is none.
+    """
+    connection = _current_connection(database)
+    raw = _raw(connection) if connection is not None else None
+    if connection is None or raw is None:
+        yield None
+    elif raw.is_in_transaction():
+        async with connection:
+            yield raw
+    elif connection._transaction_stack:
+        raise ConfigurationError(
+            "This transaction is none: databasez sent no BEGIN, because the isolation level that "
+            "was asked for is the server's default. Write isolation_level='READ_COMMITTED', with "
+            "the underscore, or use `async with tasks.transaction():`."
+        )
+    else:
+        yield None
+
+
+@asynccontextmanager
+async def transaction(database: Database) -> AsyncIterator[None]:
+    """A transaction at READ COMMITTED, or a savepoint in the one that this task has open."""
+    if in_transaction(database):
+        async with database.transaction():
+            yield
+        return
+    try:
+        # With a space, databasez takes it for the level that is set already, and sends no BEGIN.
+        async with database.transaction(isolation_level="READ_COMMITTED"):
+            yield
+    finally:
+        connection = _current_connection(database)
+        held = connection._connection.async_connection if connection is not None else None
+        if held is not None and not held.closed and not held.invalidated:
+            # databasez "restores" READ COMMITTED; the next statement would never be committed.
+            await held.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _current_connection(database: Database) -> DatabasezConnection | None:
+    """databasez' connection of this task, if it has one. `database.connection()` would make one."""
+    task = asyncio.current_task()
+    if task is None:
+        return None
+    here = database._databases_map.get(task.get_loop(), database)
+    if here.force_rollback:
+        return here._global_connection
+    return here._connection_map.get(task)
+
+
+def _raw(connection: DatabasezConnection) -> asyncpg.Connection | None:
+    held = connection._connection.async_connection
+    if held is None or held.closed or held.invalidated:
+        return None
+    return held.sync_connection.connection.driver_connection
+
+
+def bind(url: str, settings: Settings, *, pooler: bool = False) -> None:
+    """Give the registry its database. Models may have been declared long before.
+
+    Binding again is allowed while it is not connected, or to the same URL.
+    """
+    new = edgy_database(url, settings, pooler=pooler)
+    bound = _registry().database
+    if bound.is_connected:
+        if str(bound.url) != str(new.url):
+            raise ConfigurationError(
+                "The registry is connected to another database already. One process serves one "
+                "DATABASE_URL: stop the other application first."
+            )
+        return
+    # In place: every model keeps the database that its registry had when it was declared.
+    bound.backend, bound.url, bound.options = new.backend, new.url, new.options
+    bound.backend.owner = bound
+    _registry().metadata_by_url.process()
+
+
+def _registry() -> Registry:
+    found: Registry = __getattr__("registry")
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    """Make the process-wide registry when it is first asked for."""
+    if name != "registry":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if "registry" not in globals():
+        from edgy import Database, Registry
+
+        globals()["registry"] = Registry(Database("postgresql+asyncpg:///"))
+    return globals()["registry"]

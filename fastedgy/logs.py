@@ -1,0 +1,88 @@
+"""How commands and workers log: one line per event, for people or for machines.
+
+What is to be found again goes into `extra=`: `logger.info("worker ready", extra={"pid": 12})` is
+`… INFO fastedgy.supervisor worker ready pid=12` as text, and `{…, "message": "worker ready",
+"pid": 12}` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller gave as `extra=`, in that order."""
+    return {name: value for name, value in vars(record).items() if name not in _PLAIN}
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: local time, level, logger, message, then `name=value` of each field.
+
+    A traceback follows on lines of its own.
+    """
+
+    default_msec_format = "%s.%03d"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the base's name)
+        pairs = [f"{name}={_shown(value)}" for name, value in fields(record).items()]
+        return " ".join([super().formatMessage(record), *pairs])
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, the fields, and `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in fields(record).items():
+            line.setdefault(name, value)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(line, default=str, skipkeys=True)
+
+
+class CommandHandler(logging.StreamHandler[TextIO]):
+    """The handler of `configure_logging`, so that a second call replaces it and nothing else."""
+
+
+def configure_logging(
+    format: LogFormat = "text",  # noqa: A002 (the word of the option and of the setting)
+    level: LogLevel = "info",
+    *,
+    stream: TextIO | None = None,
+) -> None:
+    """Log everything from `level` on to `stream` (default: stderr), once however often called.
+
+    Handlers that the application has added to the root logger stay as they are.
+    """
+    handler = CommandHandler(stream or sys.stderr)
+    handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for other in [one for one in root.handlers if isinstance(one, CommandHandler)]:
+        root.removeHandler(other)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+
+
+def _shown(value: object) -> str:
+    """A value on one line, quoted where it would run into its neighbours."""
+    text = str(value)
+    return text if text.isprintable() and " " not in text and text else json.dumps(text)

@@ -1,0 +1,21 @@
+"""The rows: Edgy models of the queue's tables, and the names of those tables."""
+
+from __future__ import annotations
+
+import sys
+
+from fastedgy.models.tables import Tables
+
+__all__ = ["Tables", "queue_tables"]
+
+
+def queue_tables() -> Tables:
+    """The tables that this process works with: the project's models name them, or the package.
+
+    Raises ConfigurationError if two classes of the project compete for one table.
+    """
+    # Nobody subclassed what nobody imported; the models need Edgy, which takes half a second.
+    if (base := sys.modules.get("fastedgy.models.base")) is None:
+        return Tables()
+    names: Tables = base.table_names()
+    return names

@@ -1,0 +1,193 @@
+"""`getLogger`: loggers whose records become rows of the running task, besides being logged.
+
+The standard library's logger of the same name gets every record too, under its own level,
+handlers and filters. Its level does not decide about the rows: a task's `info` lines are wanted in
+its row although a plain program shows warnings only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Any
+
+from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
+from fastedgy.queued_task.running import current
+
+_LEVELS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+# What every record has. Whatever else it has was given as `extra=`.
+_USUALLY = len(vars(logging.makeLogRecord({})))
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_LONGEST_MESSAGE = 100_000
+_LONGEST_TRACEBACK = 50_000
+
+
+class TaskLogger(logging.Logger):
+    """A logger of the standard library's kind that also writes rows while a task is running."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._standard = logging.getLogger(name)
+        self.parent = self._standard.parent
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
+        """Whether a record of this level goes anywhere."""
+        if current.get() is not None and level >= self.level:
+            return True
+        return self._standard.isEnabledFor(level)
+
+    def getEffectiveLevel(self) -> int:  # noqa: N802
+        """The level from which on records are looked at: in a task its own, else the standard."""
+        if current.get() is not None:
+            return self.level or logging.DEBUG
+        return self._standard.getEffectiveLevel()
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802
+        """Set the level for the rows and for the standard logger."""
+        super().setLevel(level)
+        self._standard.setLevel(level)
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Any = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+    ) -> None:
+        run = current.get()
+        if run is None or stack_info or self._standard.isEnabledFor(level):
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+        elif run.is_log_full:
+            run.logs_dropped += 1  # a million lines should not cost a million records
+        else:
+            # Rows do not say where in the source a line was logged: finding out costs the most.
+            if isinstance(exc_info, BaseException):
+                exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+            elif exc_info and not isinstance(exc_info, tuple):
+                exc_info = sys.exc_info()
+            self.handle(self.makeRecord(self.name, level, "", 0, msg, args, exc_info, None, extra))
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Make the record a row of the running task, and hand it to the standard logger."""
+        run = current.get()
+        if run is not None and record.levelno >= self.level:
+            run.log(
+                _level_of(record.levelno),
+                clean(self.name),
+                _message_of(record),
+                _info_of(record),
+            )
+        if self._standard.isEnabledFor(record.levelno):
+            self._standard.handle(record)
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
+        """Add a handler to the standard logger of this name."""
+        self._standard.addHandler(hdlr)
+
+    def removeHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
+        """Remove a handler from the standard logger of this name."""
+        self._standard.removeHandler(hdlr)
+
+    def hasHandlers(self) -> bool:  # noqa: N802
+        """Whether the standard logger of this name has handlers, its ancestors' included."""
+        return self._standard.hasHandlers()
+
+    def addFilter(self, filter: Any) -> None:  # noqa: A002, N802
+        """Add a filter to the standard logger of this name; rows are not filtered."""
+        self._standard.addFilter(filter)
+
+    def removeFilter(self, filter: Any) -> None:  # noqa: A002, N802
+        """Remove a filter from the standard logger of this name."""
+        self._standard.removeFilter(filter)
+
+    def getChild(self, suffix: str) -> TaskLogger:  # noqa: N802
+        """The logger below this one, of the same kind."""
+        return getLogger(suffix if self.name == "root" else f"{self.name}.{suffix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getLogger, (self.name,)
+
+
+_loggers: dict[str, TaskLogger] = {}
+
+
+def getLogger(name: str | None = None) -> TaskLogger:  # noqa: N802 - a drop-in for logging's
+    """The logger of that name: a `logging.Logger` whose records inside a task become rows too.
+
+    Raises TypeError when the name is not text.
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"the name of a logger is text, not {name!r}")
+    known = _loggers.get(name or "root")
+    if known is None:
+        known = _loggers.setdefault(name or "root", TaskLogger(name or "root"))
+    return known
+
+
+def _level_of(number: int) -> str:
+    """The word for a level, the next lower one for those in between."""
+    word = _LEVELS.get(number)
+    if word is not None:
+        return word
+    return _LEVELS[max((level for level in _LEVELS if level <= number), default=logging.DEBUG)]
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except Exception as error:  # the author's format does not fit its arguments
+        message = f"{record.msg!r} (its arguments do not fit: {type(error).__name__})"
+    return clean(message, _LONGEST_MESSAGE)
+
+
+def _info_of(record: logging.LogRecord) -> str | None:
+    """What a record carries besides its message, as JSON text: exception, stack, `extra=`."""
+    if not (record.exc_info or record.stack_info) and len(vars(record)) == _USUALLY:
+        return None
+    info: dict[str, Any] = {}
+    extra = vars(record).keys() - _USUAL
+    if extra:
+        info["extra"] = {clean(name): _storable(vars(record)[name]) for name in sorted(extra)}
+    if record.exc_info:
+        kind, error, _ = record.exc_info
+        info["exception"] = {
+            "type": "" if kind is None else f"{kind.__module__}.{kind.__qualname__}",
+            "message": clean(_text_of(error), 10_000),
+            "traceback": _traceback_of(record.exc_info),
+        }
+    if record.stack_info:
+        info["stack"] = clean(record.stack_info, _LONGEST_TRACEBACK)
+    return dumps(info) if info else None
+
+
+def _storable(value: Any) -> Any:
+    try:
+        dumps(value)
+    except NotEncodable:
+        return clean(_text_of(value), 1_000)
+    return value
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
+
+
+def _traceback_of(exc_info: Any) -> str:
+    try:
+        text = "".join(traceback.format_exception(*exc_info))
+    except Exception as error:
+        text = f"<no traceback: {type(error).__name__} while printing it>"
+    return clean(text, _LONGEST_TRACEBACK)

@@ -1,0 +1,77 @@
+"""What the tests share: waiting for facts, and databases of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from fastedgy.database import connect
+from fastedgy.database_url import parse_url
+
+T = TypeVar("T")
+
+
+async def eventually(check: Callable[[], Awaitable[T] | T], within: float = 5.0) -> T:
+    """Repeat a check until it raises no AssertionError any more; return what it returned.
+
+    `within` is seconds. Sleeping is for this helper, never for a test.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            result = check()
+            return await result if inspect.isawaitable(result) else result
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.01)
+
+
+def wait_until(check: Callable[[], T], within: float = 5.0) -> T:
+    """`eventually` for a test without an event loop."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from a fixture, whose thread's event loop stays as it is."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Run statements on a connection of their own, outside a transaction."""
+    connection = await connect(url, application_name="fastedgy tests", timeout=30)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def database_on(server_url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    return parse_url(server_url).named(name).url
+
+
+def create_database(server_url: str, template: str = "template0") -> str:
+    """Make a database, a copy of `template`, and return its URL."""
+    name = f"fastedgy_test_{uuid4().hex}"
+    run(execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    return database_on(server_url, name)
+
+
+def drop_database(server_url: str, url: str) -> None:
+    """Remove a database, whoever is still connected to it."""
+    run(execute(server_url, f'DROP DATABASE IF EXISTS "{parse_url(url).name}" WITH (FORCE)'))
