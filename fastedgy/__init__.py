@@ -1,4 +1,4 @@
-"""Durable background tasks for FastAPI on Postgres: enqueue in a route, run in workers, watch it."""
+"""Durable background tasks for FastAPI on Postgres: enqueue in a route, run in workers, watch."""
 
 from __future__ import annotations
 

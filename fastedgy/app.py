@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """Settings that code gave. What is None comes from the container, or the environment."""
+    """What code gave. Settings that are None come from the container, or the environment."""
 
     settings: Settings | None = None
     queue: QueuedTaskConfig | None = None
+    announce: Callable[[str], None] | None = None
 
     def services(self) -> dict[Any, Any]:
         known = {Settings: self.settings, QueuedTaskConfig: self.queue}
@@ -124,13 +125,15 @@ async def running(
     *,
     settings: Settings | None = None,
     queue: QueuedTaskConfig | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> AsyncIterator[QueuedTasks]:
     """An application as it runs under a server, with its whole lifespan, but without HTTP.
 
     Without `app`, only the queue and the database are there. `settings` and `queue` go before those
-    of the application. Raises what its start raises.
+    of the application; `announce` gets one line when the embedded Postgres is used. Raises what its
+    start raises.
     """
-    given = _Given(settings, queue)
+    given = _Given(settings, queue, announce)
     if app is None or app not in _installed:
         async with _services(given) as tasks:
             if app is None:
@@ -157,8 +160,8 @@ def _wrap_lifespan(app: FastAPI, given: _Given) -> None:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        over = _given_to_running.get() or _Given()
-        now = _Given(over.settings or given.settings, over.queue or given.queue)
+        over = _given_to_running.get() or _Given(announce=_announce)
+        now = _Given(over.settings or given.settings, over.queue or given.queue, over.announce)
         async with _services(now) as tasks, inner(app) as state:
             offer(app_packages(app))
             await _ready(tasks)
@@ -174,7 +177,7 @@ async def _services(given: _Given) -> AsyncIterator[QueuedTasks]:
     container = get_container_service()
     with container.lend(given.services()):
         settings, config = container.get(Settings), container.get(QueuedTaskConfig)
-        url = await resolve_url(settings, announce=_announce)
+        url = await resolve_url(settings, announce=given.announce)
         # The first connection, for its errors: databasez' own would not say what to do.
         first = await connect(url, timeout=settings.database_connect_timeout)
         await first.close()

@@ -10,8 +10,10 @@ that only declares tasks needs none of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     registry: Registry
 
 OLDEST_SERVER = 13
+SSL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 POOL_SIZE = 4  # connections of `Connections`: enqueues and refs of one process
 
 
@@ -91,7 +94,13 @@ async def connect(
         raise ConfigurationError(
             f"DATABASE_URL has an option that the server refuses: {error}. Remove it."
         ) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # what answers there is no Postgres
+    ) as error:
         raise _unreachable(address, error, timeout) from error
     if connection.get_server_version().major < OLDEST_SERVER:
         version = connection.get_settings().server_version
@@ -106,7 +115,7 @@ async def connect(
 def _unreachable(address: DatabaseAddress, error: Exception, timeout: float) -> DatabaseUnavailable:
     import asyncpg
 
-    reason = str(error).strip().rstrip(".") or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     cure = "Is the server running, and is DATABASE_URL right?"
     if isinstance(error, asyncpg.InvalidCatalogNameError):
         cure = "`fastedgy db createdb` creates it."
@@ -118,8 +127,11 @@ def _unreachable(address: DatabaseAddress, error: Exception, timeout: float) -> 
         cure = "Try again in a moment."
     elif isinstance(error, TimeoutError) and not error.args:
         reason = f"no answer within {timeout:g} s"
-    elif isinstance(error, ConnectionRefusedError):
+    elif f"[Errno {errno.ECONNREFUSED}]" in reason:  # also where several addresses were tried
         reason = "connection refused"
+    elif missing := [key for key in SSL_FILES if not Path(address.options.get(key, "/")).exists()]:
+        reason = f"there is no file {address.options[missing[0]]}"
+        cure = f"Correct {missing[0]} in DATABASE_URL."
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     return DatabaseUnavailable(f"The database {address} is not reachable: {reason}. {cure}")
@@ -238,13 +250,27 @@ def edgy_database(url: str, settings: Settings, *, pooler: bool = False) -> Data
     }
     if pooler:
         connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    return Database(
-        address.write("postgresql+asyncpg", options=False),
-        pool_size=settings.database_pool_size,
-        max_overflow=settings.database_max_overflow,
-        pool_pre_ping=True,
-        connect_args=connect_args,
-    )
+    with _root_logger_untouched():
+        return Database(
+            address.write("postgresql+asyncpg", options=False),
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_max_overflow,
+            pool_pre_ping=True,
+            connect_args=connect_args,
+        )
+
+
+@contextmanager
+def _root_logger_untouched() -> Iterator[None]:
+    """databasez logs through the root logger when a Database is made, which gives that a handler if
+    it has none. The application's own `logging.basicConfig` would then do nothing.
+    """
+    nothing = logging.NullHandler()
+    logging.root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(nothing)
 
 
 def in_transaction(database: Database) -> bool:
@@ -324,7 +350,7 @@ def bind(url: str, settings: Settings, *, pooler: bool = False) -> None:
     new = edgy_database(url, settings, pooler=pooler)
     bound = _registry().database
     if bound.is_connected:
-        if str(bound.url) != str(new.url):
+        if bound.options["connect_args"]["dsn"] != new.options["connect_args"]["dsn"]:
             raise ConfigurationError(
                 "The registry is connected to another database already. One process serves one "
                 "DATABASE_URL: stop the other application first."
@@ -348,5 +374,6 @@ def __getattr__(name: str) -> Any:
     if "registry" not in globals():
         from edgy import Database, Registry
 
-        globals()["registry"] = Registry(Database("postgresql+asyncpg:///"))
+        with _root_logger_untouched():
+            globals()["registry"] = Registry(Database("postgresql+asyncpg:///"))
     return globals()["registry"]

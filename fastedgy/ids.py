@@ -10,14 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from random import getrandbits
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-if TYPE_CHECKING:
-    _UUID = UUID
-else:
-    # The class that asyncpg itself returns: a `uuid.UUID` made in C, five times as fast.
-    from asyncpg.pgproto.pgproto import UUID as _UUID
+# The class that asyncpg itself returns: a `uuid.UUID` made in C, five times as fast.
+from asyncpg.pgproto import pgproto
 
 _VERSION = 0x7 << 76
 _VARIANT = 0b10 << 62
@@ -34,7 +30,6 @@ def new_id() -> UUID:
         if stamp <= _last:
             stamp = _last + 1
         _last = stamp
-    number = (
-        (stamp >> 12) << 80 | _VERSION | (stamp & 0xFFF) << 64 | _VARIANT | getrandbits(62)
-    )
-    return _UUID(number.to_bytes(16, "big"))
+    number = (stamp >> 12) << 80 | _VERSION | (stamp & 0xFFF) << 64 | _VARIANT | getrandbits(62)
+    id: UUID = pgproto.UUID(number.to_bytes(16, "big"))
+    return id

@@ -64,22 +64,35 @@ class CommandHandler(logging.StreamHandler[TextIO]):
 
 
 def configure_logging(
-    format: LogFormat = "text",  # noqa: A002 (the word of the option and of the setting)
+    format: LogFormat = "text",
     level: LogLevel = "info",
     *,
     stream: TextIO | None = None,
 ) -> None:
     """Log everything from `level` on to `stream` (default: stderr), once however often called.
 
-    Handlers that the application has added to the root logger stay as they are.
+    Handlers that the application has added to the root logger stay as they are, but for the one
+    of a bare `logging.basicConfig()`: it writes the same to the same place, and libraries install
+    it unasked (`logging.debug(…)` does).
     """
     handler = CommandHandler(stream or sys.stderr)
     handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
     root = logging.getLogger()
-    for other in [one for one in root.handlers if isinstance(one, CommandHandler)]:
-        root.removeHandler(other)
+    for other in list(root.handlers):
+        if isinstance(other, CommandHandler) or _is_basic(other):
+            root.removeHandler(other)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _is_basic(handler: logging.Handler) -> bool:
+    """Whether it is what `logging.basicConfig()` installs when it is told nothing."""
+    return (
+        type(handler) is logging.StreamHandler
+        and handler.stream is sys.stderr
+        and handler.formatter is not None
+        and handler.formatter._fmt == logging.BASIC_FORMAT
+    )
 
 
 def _shown(value: object) -> str:

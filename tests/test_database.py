@@ -165,6 +165,31 @@ async def test_nobody_there_is_one_sentence_with_place_and_cause() -> None:
     assert isinstance(caught.value, ConnectionError)
 
 
+async def test_every_address_of_localhost_being_closed_is_still_one_short_sentence() -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"not reachable: connection refused\. Is the"):
+        await connect("postgresql://localhost:1/shop")
+
+
+async def test_an_error_of_several_lines_becomes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DatabaseUnavailable, match=r"root\.crt") as caught:
+        await connect("postgresql://h/shop?sslmode=verify-full")
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_missing_certificate_is_named() -> None:
+    said = r"there is no file /no/root\.crt\. Correct sslrootcert in DATABASE_URL\."
+    with pytest.raises(DatabaseUnavailable, match=said):
+        await connect("postgresql://h/shop?sslmode=verify-full&sslrootcert=/no/root.crt")
+
+
+async def test_something_else_that_answers_there_is_unavailable() -> None:
+    with fake_server("nonsense", ssl=b"H") as url, pytest.raises(DatabaseUnavailable):
+        await connect(url, timeout=1)
+
+
 @pytest.mark.parametrize(
     "url", ["postgresql://h.invalid/shop", "postgresql:///shop?host=/nowhere", "postgres://[::2]/a"]
 )
@@ -193,7 +218,7 @@ async def test_an_option_that_the_server_does_not_know_is_named(server_url: str)
 
 
 @contextmanager
-def fake_server(version: str | None) -> Iterator[str]:
+def fake_server(version: str | None, ssl: bytes = b"N") -> Iterator[str]:
     """A server that is as old as it is told to be; None: it never answers."""
 
     def message(kind: bytes, body: bytes) -> bytes:
@@ -205,7 +230,7 @@ def fake_server(version: str | None) -> Iterator[str]:
         with connection:
             if version is not None:
                 connection.recv(8)
-                connection.sendall(b"N")  # no TLS
+                connection.sendall(ssl)  # N: no TLS
                 connection.recv(1000)
                 connection.sendall(
                     message(b"R", b"\0\0\0\0")

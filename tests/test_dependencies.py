@@ -144,7 +144,7 @@ def test_the_settings_can_be_changed_at_run_time() -> None:
 
 def test_a_default_is_kept_even_where_a_service_could_be_injected() -> None:
     class Careful:
-        def __init__(self, clock: Clock | None = None, missing: "Unknown" = None) -> None:  # noqa: F821
+        def __init__(self, clock: Clock | None = None, missing: "Unknown" = None) -> None:  # type: ignore[name-defined]  # noqa: F821
             self.clock = clock
 
     get_service(Clock)
@@ -244,8 +244,9 @@ def test_unregistering_what_is_not_registered_is_fine() -> None:
 @pytest.mark.parametrize("mock", [MagicMock(), AsyncMock(), MagicMock(spec=Orders)])
 def test_a_mock_is_a_service_and_not_a_factory(mock: Any) -> None:
     register_service(mock, Orders, force=True)
+    service: Any = get_service(Orders)
 
-    assert get_service(Orders) is mock
+    assert service is mock
     mock.assert_not_called()
 
 
@@ -516,7 +517,7 @@ async def test_an_async_factory_runs_once_for_all_who_wait() -> None:
 
 
 async def test_an_async_factory_that_failed_is_tried_again() -> None:
-    answers = iter([RuntimeError("down"), Smtp("up")])
+    answers: Iterator[Exception | Smtp] = iter([RuntimeError("down"), Smtp("up")])
 
     async def make() -> Smtp:
         answer = next(answers)
@@ -757,7 +758,7 @@ async def test_a_websocket_gets_the_service_itself(scoped: Scoped) -> None:
     async def send(message: Any) -> None: ...
 
     scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "state": {}}
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    await app(scope, receive, send)
 
     assert seen == [scoped]
     assert scoped.ended == []

@@ -86,3 +86,13 @@ def test_configuring_again_replaces_its_own_handler_only() -> None:
     handlers = logging.getLogger().handlers
     assert other in handlers
     assert sum(isinstance(handler, CommandHandler) for handler in handlers) == 1
+
+
+def test_the_handler_of_a_bare_basic_config_does_not_say_everything_twice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logging.getLogger().handlers.clear()
+    logging.basicConfig()
+    configure_logging()
+    logger.warning("once")
+    assert capsys.readouterr().err.count("once") == 1

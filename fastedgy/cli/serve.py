@@ -91,6 +91,9 @@ def run(
 
     def now_started(server: uvicorn.Server) -> None:
         held.release()
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        held.logger.info("Serving at http://%s:%d (Press CTRL+C to quit)", shown, port)
         started(server)
 
     server = Server(uvicorn.Config(guard, **options), now_started)

@@ -32,7 +32,8 @@ def task_page(task: TaskDetails, logs: Sequence[LogRow], *, now: datetime) -> li
     if task.error_message or task.error_type:
         what = f"{task.error_type or 'Error'}: {shown(task.error_message or '', lines=True)}"
         trace = shown(task.error_traceback or "", lines=True).rstrip().splitlines()
-        lines += _section("Error", [Text(what, style="red3"), *map(Text, trace)])
+        message = [Text(line, style="red3") for line in what.splitlines()]
+        lines += _section("Error", [*message, *map(Text, trace)])
     if task.result is not None:
         lines += _section("Result", _json_lines(task.result))
     if task.context:

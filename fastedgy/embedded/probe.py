@@ -21,7 +21,8 @@ class Answer(Enum):
     """How a server answers a connection."""
 
     READY = "ready"
-    BUSY = "busy"  # starting, recovering, stopping, or stopped in its tracks
+    BUSY = "busy"  # starting, recovering or stopping
+    SILENT = "silent"  # it took the connection and says nothing: stopped in its tracks
     GONE = "gone"  # nobody listens
 
 
@@ -45,10 +46,12 @@ def ask(path: Path) -> Probe:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return Probe(Answer.GONE)
         except (BlockingIOError, TimeoutError):
-            return Probe(Answer.BUSY)
+            return Probe(Answer.SILENT)  # nobody takes the connections that wait at its door
         try:
             return _log_in(connection, path)
-        except (OSError, EOFError):
+        except TimeoutError:
+            return Probe(Answer.SILENT)
+        except (ConnectionError, EOFError):
             return Probe(Answer.BUSY)
 
 

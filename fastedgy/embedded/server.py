@@ -20,6 +20,7 @@ from fastedgy.errors import EmbeddedPostgresError
 
 START_TIMEOUT = 300.0  # seconds; recovery after a crash may have much WAL to replay
 STOP_TIMEOUT = 30.0  # seconds for a fast shutdown, which writes a checkpoint
+SILENT_AFTER = 20.0  # seconds without a word after which a server counts as frozen
 UNREACHABLE_AFTER = 10.0  # seconds after which a live server without its socket is replaced
 LOG_LIMIT = 10_000_000  # bytes of server.log at which it begins anew
 
@@ -119,7 +120,7 @@ class EmbeddedPostgres:
                 launched = self._launch(installation, account)
             elif answer is Answer.GONE and not launched and waited > UNREACHABLE_AFTER:
                 self._shut_down()  # it lost its socket, to a cleaner of /tmp for instance
-            if waited > START_TIMEOUT:
+            if waited > (SILENT_AFTER if answer is Answer.SILENT else START_TIMEOUT):
                 raise EmbeddedPostgresError(
                     f"The embedded Postgres in {self.data_dir} does not answer. `fastedgy db stop` "
                     f"stops it; {self._places.log} may say why."

@@ -63,7 +63,7 @@ def _json(empty: type[list[Any]] | type[dict[Any, Any]]) -> Any:
     return columns.JSONField(default=empty, server_default=sa.text(f"'{empty()}'"))
 
 
-class BaseQueuedTask(QueueRow):
+class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, for `kwargs`
     """A task. Subclass it to add columns: each nullable or with a server_default."""
 
     queue_table = QueueTable(
@@ -212,7 +212,7 @@ def shipped_model() -> type[Any]:
 
 if TYPE_CHECKING:
 
-    class QueuedTask(BaseQueuedTask):
+    class QueuedTask(BaseQueuedTask):  # type: ignore[no-redef] # likewise
         """The class that stands for the table: the project's, or else the shipped one."""
 
 

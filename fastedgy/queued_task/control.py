@@ -7,7 +7,7 @@ from datetime import timedelta
 from fastedgy.queued_task.backoff import seconds_of
 
 
-class Control(Exception):  # noqa: N818 - words of the task author, not errors
+class Control(Exception):
     """The base of `Retry`, `Discard` and `Snooze`."""
 
 

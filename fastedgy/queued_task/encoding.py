@@ -30,7 +30,7 @@ _CURES = {
 }
 
 
-class NotEncodable(ValueError):  # noqa: N818 - becomes a typed error of `fastedgy.errors`
+class NotEncodable(ValueError):
     """A value that cannot travel as JSON.
 
     `path` leads to it from the value that was to be encoded, as in `["items"][3]`; it is empty when

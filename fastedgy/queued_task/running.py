@@ -55,7 +55,7 @@ class TaskRun:
 
     def __init__(
         self,
-        id: UUID,  # noqa: A002
+        id: UUID,
         run: int = 1,
         attempt: int = 1,
         max_retries: int = 0,

@@ -1,4 +1,4 @@
-"""What is to be written: tasks and cancellations, collected until their route, task or block ends."""
+"""What is to be written: tasks and cancellations, kept until their route, task or block ends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Pending:
     """A task on its way to its row.
 
     `parents` are ids, or refs whose id is known only once their unique key was looked at.
-    `in_transaction`: a database transaction of the caller was open when it was added. `buffer`: where
-    it was added to.
+    `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
+    where it was added to.
     """
 
     row: NewTask

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastedgy.errors import InvalidFunction, InvalidOption
+from fastedgy.ids import new_id
 from fastedgy.queued_task.closures import pack
 from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
-from fastedgy.ids import new_id
 from fastedgy.store.insert import NewTask
 
 if TYPE_CHECKING:
@@ -115,12 +115,13 @@ def _parents(parent: Parent | Iterable[Parent] | None) -> list[UUID | QueuedTask
         return []
     if isinstance(parent, QueuedTaskRef | UUID | str):
         return [_parent(parent)]
-    if isinstance(parent, Iterable):
+    try:
         return [_parent(one) for one in parent]
-    return [_parent(parent)]
+    except TypeError:
+        return [_parent(parent)]  # says what is wrong with it
 
 
-def _parent(parent: Parent) -> UUID | QueuedTaskRef:
+def _parent(parent: Any) -> UUID | QueuedTaskRef:
     if isinstance(parent, QueuedTaskRef | UUID):
         return parent
     try:

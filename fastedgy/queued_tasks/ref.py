@@ -62,7 +62,7 @@ class QueuedTaskRef:
     async def get_task_id(self) -> UUID:
         """The task's id, once it is written."""
         await self._written()
-        assert self._id is not None  # noqa: S101 - written tasks have one
+        assert self._id is not None
         return self._id
 
     async def get_state(self) -> str:
@@ -76,7 +76,7 @@ class QueuedTaskRef:
             raise TaskNotFound(id)
         return state
 
-    async def wait(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    async def wait(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result.
 
         `timeout` is in seconds; None waits for as long as it takes.
@@ -104,7 +104,7 @@ class QueuedTaskRef:
         else:
             await self._written()
         id = self._id
-        assert id is not None  # noqa: S101 - it is written, or has no unique key
+        assert id is not None
         with waiter.watch(id) as woken:
             if told_at_birth:
                 await self._written()

@@ -156,7 +156,7 @@ class QueuedTasks:
         return QueuedTaskRef(self, id if isinstance(id, UUID) else UUID(id))
 
     async def cancel(self, id: UUID, *, reason: str | None = None) -> bool:
-        """Cancel a task now. True when it is cancelled or was asked to stop, False if it had ended."""
+        """Cancel a task now. True: it is cancelled or was asked to stop; False: it had ended."""
         async with self._connection() as connection:
             done = await actions.cancel(
                 connection, self._tables, [id], reason=reason, channels=self._channels
@@ -164,7 +164,7 @@ class QueuedTasks:
         return bool(done.ended or done.asked)
 
     async def retry(self, id: UUID) -> bool:
-        """Run a failed or cancelled task again. False when it cannot be (see `QueuedTaskRef.retry`)."""
+        """Run a failed or cancelled task again. False: it cannot be (see `QueuedTaskRef.retry`)."""
         async with self._connection() as connection:
             return bool(
                 await actions.retry(connection, self._tables, [id], channels=self._channels)

@@ -65,7 +65,9 @@ class Waiter:
             try:
                 await asyncio.wait_for(self._listening.wait(), timeout)
             except TimeoutError:
-                logger.warning("LISTEN did not start within %s s; looking at the rows instead", timeout)
+                logger.warning(
+                    "LISTEN did not start within %s s; looking at the rows instead", timeout
+                )
 
     async def close(self) -> None:
         """Stop listening."""

@@ -105,7 +105,7 @@ async def _before(tasks: list[Pending], *, again: bool) -> list[TaskDraft]:
 
 
 def _segments(tasks: list[Pending]) -> list[list[Pending]]:
-    """Cut where a task has a parent whose id depends on a unique key that is yet to be looked at."""
+    """Cut where a task has a parent whose id depends on a key that is yet to be looked at."""
     segments: list[list[Pending]] = [[]]
     unsure: set[QueuedTaskRef] = set()
     for pending in tasks:

@@ -48,8 +48,8 @@ WITH held AS (
        FOR NO KEY UPDATE OF task
 ), judged AS (
     SELECT held.id,
-           count(parent.parent_id) FILTER (WHERE parent.state NOT IN ('done', 'failed', 'cancelled'))
-               ::integer AS open,
+           count(parent.parent_id)
+               FILTER (WHERE parent.state NOT IN ('done', 'failed', 'cancelled'))::integer AS open,
            count(parent.parent_id) FILTER (WHERE parent.state IN ('failed', 'cancelled')
                                              AND parent.on_parent_failure <> 'run') AS dead
       FROM held LEFT JOIN parent ON parent.child_id = held.id
@@ -167,13 +167,13 @@ async def clear(
     other queues, before the rows go.
     """
     total = 0
-    while ids := [
-        row["id"] for row in await connection.fetch(CLEAR[tables], list(queues), 10_000)
-    ]:
+    while ids := [row["id"] for row in await connection.fetch(CLEAR[tables], list(queues), 10_000)]:
         async with connection.transaction():
             rows = await connection.fetch(CANCEL[tables], ids, "Its queue was cleared.")
             ended = [row["id"] for row in rows if row["state"] == "cancelled"]
-            dead = [row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]]
+            dead = [
+                row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]
+            ]
             if dead:
                 await doom(connection, tables, dead)
             await tell(connection, channels.done,

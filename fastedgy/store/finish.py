@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from asyncpg import Connection
+from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import Released, doom, settle
@@ -161,8 +161,11 @@ async def finish_any(
         rows = await _update(connection, tables, outcomes)
         ended = {row["id"]: row["state"] for row in rows}
         awaited = [row["id"] for row in rows if row["awaited"]]
-        late = [row["id"] for row in rows
-                if row["cancel_requested"] and row["state"] in ("scheduled", "enqueued")]  # fmt: skip
+        late = [
+            row["id"]
+            for row in rows
+            if row["cancel_requested"] and row["state"] in ("scheduled", "enqueued")
+        ]
         if late:
             for row in await connection.fetch(CANCEL_REQUESTED[tables], late):
                 ended[row["id"]] = "cancelled"
@@ -176,14 +179,20 @@ async def finish_any(
             finished.released.tasks += more.tasks
             finished.released.lanes |= more.lanes
             awaited += more.awaited
-        awaited = [id for id in awaited if ended.get(id, "cancelled") not in ("scheduled", "enqueued")]
+        awaited = [
+            id for id in awaited if ended.get(id, "cancelled") not in ("scheduled", "enqueued")
+        ]
         await tell(connection, channels.done, awaited)
-        removed = [row["id"] for row in rows
-                   if row["auto_remove"] and row["state"] == "done" and not row["has_children"]]  # fmt: skip
+        removed = [
+            row["id"]
+            for row in rows
+            if row["auto_remove"] and row["state"] == "done" and not row["has_children"]
+        ]
         if removed:
             await connection.execute(REMOVE[tables], removed)
-    finished.again = {(row["queue"], row["priority"]) for row in rows
-                      if ended[row["id"]] == "enqueued"}  # fmt: skip
+    finished.again = {
+        (row["queue"], row["priority"]) for row in rows if ended[row["id"]] == "enqueued"
+    }
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
     finished.fenced = await _fenced(connection, tables, [o for o in outcomes if o.id not in ended])
@@ -192,9 +201,9 @@ async def finish_any(
 
 async def _update(
     connection: Connection, tables: Tables, outcomes: Sequence[Outcome]
-) -> list[dict[str, object]]:
+) -> list[Record]:
     now = time.monotonic()
-    rows = await connection.fetch(
+    rows: list[Record] = await connection.fetch(
         FINISH_ANY[tables],
         [outcome.id for outcome in outcomes],
         [outcome.run for outcome in outcomes],
@@ -210,7 +219,7 @@ async def _update(
         [outcome.error_message for outcome in outcomes],
         [outcome.error_traceback for outcome in outcomes],
     )
-    return [dict(row) for row in rows]
+    return rows
 
 
 async def _fenced(

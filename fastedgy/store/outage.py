@@ -9,8 +9,8 @@ from fastedgy.errors import DatabaseUnavailable
 # The connection is gone, or the server is on its way down, up, or to another host. 25006: a standby
 # that was promoted elsewhere answers "read-only"; 53xxx: out of connections, memory or disk;
 # 40001, 40P01, 55P03: somebody else was in the way. A cached
-# statement is stale after a migration, and a new connection has none. All of them pass, and the statement may be
-# repeated.
+# statement is stale after a migration, and a new connection has none. All of them pass, and the
+# statement may be repeated.
 _CLASSES = (
     OSError,
     EOFError,

@@ -60,7 +60,7 @@ def done(id: UUID, run: int, began: float, ended: float, result: str | None) -> 
 
 
 def done_without_result(id: UUID, run: int, began: float, ended: float, why: str) -> Outcome:
-    """The function returned something that JSON cannot hold: its work counts, its result does not."""
+    """The function returned what JSON cannot hold: its work counts, its result does not."""
     return Outcome(id, run, "done", "done", began, ended, error_type="ResultNotStored",
                    error_message=why)  # fmt: skip
 
@@ -89,9 +89,7 @@ def snoozed(id: UUID, run: int, began: float, ended: float, delay: float) -> Out
     return Outcome(id, run, _later(delay), "snoozed", began, ended, delay=delay, refund=1)
 
 
-def unknown(
-    id: UUID, run: int, began: float, ended: float, delay: float, message: str
-) -> Outcome:
+def unknown(id: UUID, run: int, began: float, ended: float, delay: float, message: str) -> Outcome:
     """This worker does not have the function; another release may. Costs no attempt."""
     return Outcome(id, run, "scheduled", "unknown", began, ended, delay=delay, refund=1,
                    error_type="FunctionNotFound", error_message=message)  # fmt: skip

@@ -26,7 +26,7 @@ class LogLine(NamedTuple):
     info: str | None
 
 
-# Only while the claim holds: the lines of a run that was taken over do not mix with its successor's.
+# Only while the claim holds: the lines of a run that was taken over stay out of its successor's.
 APPEND_LOGS = Statement("""
 INSERT INTO $logs (task_id, run, seq, level, logged_at, logger, message, info)
 SELECT line.task_id, line.run, line.seq, line.level,
@@ -34,7 +34,8 @@ SELECT line.task_id, line.run, line.seq, line.level,
   FROM unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::float8[], $6::text[],
               $7::text[], $8::jsonb[]) WITH ORDINALITY
        AS line (task_id, run, seq, level, age, logger, message, info, place)
-  JOIN $tasks AS task ON task.id = line.task_id AND task.run = line.run AND task.state || '' = 'doing'
+  JOIN $tasks AS task
+    ON task.id = line.task_id AND task.run = line.run AND task.state || '' = 'doing'
  ORDER BY line.place
     ON CONFLICT DO NOTHING
 """)

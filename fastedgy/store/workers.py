@@ -204,9 +204,7 @@ async def retire(
     reason: str,
 ) -> None:  # fmt: skip
     """Close the row of a worker that ends in order."""
-    await connection.execute(
-        RETIRE[tables], worker_id, orjson.dumps(counters).decode(), reason
-    )
+    await connection.execute(RETIRE[tables], worker_id, orjson.dumps(counters).decode(), reason)
 
 
 async def hand_back(

@@ -86,7 +86,8 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, "FASTEDGY_WORKER": told},
+                # The application in the worker finds the database where the supervisor has.
+                env={**os.environ, "FASTEDGY_WORKER": told, "DATABASE_URL": assignment.url},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=tuple(pipes.values()),

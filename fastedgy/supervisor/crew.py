@@ -122,7 +122,7 @@ class Crew:
                 self._suspects = True
                 self.wake.set()
             case "draining" if child.deadline is None:
-                self._relieve(child)
+                self._relieve(child, str(line.get("reason", "")))
 
     def _announce(self) -> None:
         options, least = self._options, self._options.kept(self._config)
@@ -134,14 +134,16 @@ class Crew:
         }
         logger.info("queue started", extra=facts)
 
-    def _relieve(self, child: Child) -> None:
+    def _relieve(self, child: Child, reason: str) -> None:
         """A worker stops on its own (it has grown too large, a function hangs, or somebody sent
         it a SIGTERM): it leaves its seat at once, so that there is no gap."""
         now = time.monotonic()
         child.deadline = self._drained_by(now)
-        logger.info("worker drains on its own", extra=child.facts)
+        if child.solo:  # it always ends like this
+            return
+        logger.info("worker drains on its own", extra={**child.facts, "reason": reason})
         seat = self._seat_of(child)
-        if seat is not None and not child.solo:
+        if seat is not None:
             seat.leave(child, now)
             self.wake.set()
 

@@ -1,1 +1,1 @@
-"""The process that runs tasks. Private: started by the supervisor as `python -m fastedgy.worker`."""
+"""The process that runs tasks. Private: the supervisor starts it as `python -m fastedgy.worker`."""

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from fastedgy.app import running
 from fastedgy.config import QueuedTaskConfig
@@ -66,13 +67,12 @@ def main() -> int:
         return MISCONFIGURED
 
 
-def loop_factory() -> None | type[asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's loop where the platform has it: a third of the CPU per round trip."""
     with contextlib.suppress(ImportError):
         import uvloop
 
-        factory: type[asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        return factory
+        return uvloop.new_event_loop
     return None
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastedgy.errors import ConfigurationError
 from fastedgy.ids import new_id
+from fastedgy.logs import LogFormat, LogLevel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,6 @@ class Assignment:
     """`board`, `lifeline` and `report` are file descriptors that the supervisor passed on."""
 
     app: str | None = None
-    url: str | None = None
     queues: list[str] = field(default_factory=list)
     concurrency: int = 100
     supervisor_id: UUID | None = None
@@ -25,8 +25,8 @@ class Assignment:
     board: int | None = None
     lifeline: int | None = None
     report: int | None = None
-    log_format: str = "text"
-    log_level: str = "info"
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
 
 
 def read_assignment() -> Assignment:

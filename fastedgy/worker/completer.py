@@ -49,7 +49,7 @@ _COUNTED = {
 
 
 class Completer:
-    """Two loops on one connection: outcomes at once, traces of running tasks a few times a second."""
+    """Two loops, one connection: outcomes at once, what running tasks say a few times a second."""
 
     def __init__(
         self,

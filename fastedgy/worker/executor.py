@@ -335,8 +335,8 @@ class Executor:
             if row["id"] == id:
                 self._queue.remove(row)
                 now = time.monotonic()
-                self._completer.put(
-                    outcomes.cancelled(id, row["run"], now, now, "Cancelled on request."))  # fmt: skip
+                outcome = outcomes.cancelled(id, row["run"], now, now, "Cancelled on request.")
+                self._completer.put(outcome)
                 return
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ SETTLE = 1.0
 
 
 class Fetcher:
-    """One loop, one connection. It claims when there is room, and sleeps until the bell otherwise."""
+    """One loop, one connection. It claims when there is room, and sleeps until the bell rings."""
 
     def __init__(
         self,

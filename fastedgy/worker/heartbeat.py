@@ -94,13 +94,17 @@ class Heartbeat:
                     # Retries inside `run` only make the true deadline later than this one.
                     self.lease_until = max(self.lease_until, sent + self._lease)
                 self._on_pulse(pulse)
-                while time.monotonic() < sent + self._interval and not self._stopping.is_set():
-                    await asyncio.sleep(TICK / 2)
+                await self._pause(sent + self._interval)
         finally:
             ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await ticking
             await wire.close()
+
+    async def _pause(self, until: float) -> None:
+        # In steps: the event that ends it is set by another thread, and cannot be awaited.
+        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(min(left, TICK / 2))
 
     async def _one(self, connection: Connection) -> Pulse:
         return await self._send(connection)  # type: ignore[misc, no-any-return]
@@ -122,8 +126,6 @@ class Heartbeat:
             self._on_tick()
 
 
-async def one_beat(
-    connection: Connection, arguments: Callable[[], dict[str, object]]
-) -> Pulse:
+async def one_beat(connection: Connection, arguments: Callable[[], dict[str, object]]) -> Pulse:
     """A beat with what there is to tell at this moment."""
     return await workers.beat(connection, **arguments())  # type: ignore[arg-type]

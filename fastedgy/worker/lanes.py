@@ -46,7 +46,7 @@ class Lanes:
         return ours
 
     def looked(self, found: Mapping[Lane, datetime]) -> bool:
-        """Take in a look at all lanes; True when there is work that was below a bound or unknown."""
+        """Take in a look at all lanes; True when there is work below a bound or in a new lane."""
         news = False
         for lane, first in found.items():
             if not self.serves(lane[0]):

@@ -27,7 +27,7 @@ HEARING = 2.0
 
 
 class Notifier:
-    """One idle connection with LISTEN on it. Notifications are hints: missing one costs time only."""
+    """One idle connection with LISTEN on it. Notifications are hints: a lost one costs time."""
 
     def __init__(self, url: str, config: QueuedTaskConfig, counters: Counters) -> None:
         self._url = url

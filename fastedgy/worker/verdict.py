@@ -68,31 +68,30 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
 def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdict:
     """The function ended with an exception, or was made to end."""
     run, now = it.run, time.monotonic()
-    id, number, began = run.id, run.run, it.began
-    if isinstance(error, asyncio.CancelledError):
-        if it.cancelling == "cancel":
-            return Verdict("cancelled", outcomes.cancelled(
-                id, number, began, now, "Cancelled on request, while it ran."), error=error)  # fmt: skip
-        if it.cancelling in ("interrupt", "finishing"):
-            return Verdict("interrupted", outcomes.interrupted(id, number, began, now), error=error)
-        if it.cancelling == "timeout":
-            error = TimeoutError(f"The task did not end within {it.timeout:g} s.")
-            return Verdict("failed", _failure(it, error, now, config, "TaskTimeout", None), error=error)
-        # Nobody asked: the function let a cancellation of its own out. An error like any other.
-    if isinstance(error, Snooze):
-        return Verdict("snoozed", outcomes.snoozed(id, number, began, now, error.delay), error=error)
-    if isinstance(error, Discard):
-        return Verdict("failed", outcomes.failed(
-            id, number, began, now, "Discard", clean(str(error), LONGEST_MESSAGE)), error=error)  # fmt: skip
-    if isinstance(error, Retry):
-        cause = error.__cause__ or error.__context__
-        outcome = _failure(it, cause or error, now, config,
-                           _type(cause) if cause else "Retry", error.after)  # fmt: skip
+    claim = (run.id, run.run, it.began, now)
+    if it.cancelling in ("interrupt", "finishing") and not isinstance(error, Control):
+        # Whatever it made of its cancellation, it was ours.
+        return Verdict("interrupted", outcomes.interrupted(*claim), error=error)
+    if it.cancelling == "cancel":
+        outcome = outcomes.cancelled(*claim, "Cancelled on request, while it ran.")
+        return Verdict("cancelled", outcome, error=error)
+    if it.cancelling == "timeout" and isinstance(error, asyncio.CancelledError):
+        error = TimeoutError(f"The task did not end within {it.timeout:g} s.")
+        outcome = _failure(it, error, now, config, "TaskTimeout")
         return Verdict("failed", outcome, error=error)
-    if isinstance(error, Misfit) or not it.function.retries(error):
-        return Verdict("failed", outcomes.failed(
-            id, number, began, now, _type(error), _message(error), _traceback(error)), error=error)  # fmt: skip
-    return Verdict("failed", _failure(it, error, now, config, _type(error), None), error=error)
+    if isinstance(error, Snooze):
+        return Verdict("snoozed", outcomes.snoozed(*claim, error.delay), error=error)
+    if isinstance(error, Discard):
+        outcome = outcomes.failed(*claim, "Discard", _message(error))
+    elif isinstance(error, Retry):
+        cause = error.__cause__ or error.__context__
+        word = "Retry" if cause is None else _type(cause)
+        outcome = _failure(it, cause or error, now, config, word, error.after)
+    elif isinstance(error, Misfit) or not it.function.retries(error):
+        outcome = outcomes.failed(*claim, _type(error), _message(error), _traceback(error))
+    else:
+        outcome = _failure(it, error, now, config, _type(error))
+    return Verdict("failed", outcome, error=error)
 
 
 def _failure(
@@ -101,7 +100,7 @@ def _failure(
     now: float,
     config: QueuedTaskConfig,
     error_type: str,
-    after: float | None,
+    after: float | None = None,
 ) -> Outcome:
     """Another attempt if there is one left, else the end."""
     run = it.run

@@ -28,8 +28,8 @@ REPLACE_AFTER = 10.0
 
 
 class Watchdog:
-    """Reports a blocked loop after a second, with the task that blocks it; hands on what waits behind
-    it after ten; and ends the process when the task's time is over as well.
+    """Reports a blocked loop after a second, with the task that blocks it; hands on what waits
+    behind it after ten; and ends the process when the task's time is over as well.
     """
 
     def __init__(

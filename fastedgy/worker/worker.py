@@ -152,7 +152,7 @@ class Worker:
         return task
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
-        """No loop ends before it is told to. One that does takes the process along, to be replaced."""
+        """No loop ends before it is told to. One that does has the process replaced."""
         if not task.cancelled() and task.exception() is not None:
             logger.error("The %s loop died", task.get_name(), exc_info=task.exception())
             self._counters.errors += 1
@@ -318,7 +318,7 @@ class Worker:
         self._from_thread(self.executor.interrupt)
 
     def _on_blocked(self, seconds: float) -> None:
-        """The loop has been blocked for long: what waits behind the blocking task goes elsewhere."""
+        """The loop has been blocked for long: what waits behind the blocker goes elsewhere."""
         wire = Wire(self._url, self._config, self._counters, "hand-back")
         running = self.executor.started() | self.completer.known()
 
@@ -341,7 +341,9 @@ class Worker:
     def _on_pulse(self, pulse: Pulse) -> None:
         """What a heartbeat found. In the worker's loop."""
         if not pulse.alive:
-            logger.error("Worker %s was declared lost by others; a fresh process takes over", self.id)
+            logger.error(
+                "Worker %s was declared lost by others; a fresh process takes over", self.id
+            )
             self.executor.interrupt()
             self.replace("it was declared lost")
             self._hurry.set()
@@ -380,5 +382,3 @@ def _rss() -> int:
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:  # not Linux: the highest so far is all there is to know
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-

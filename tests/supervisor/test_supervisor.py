@@ -33,6 +33,8 @@ async def test_each_worker_is_told_all_about_itself(stage: Stage) -> None:
 
     assert told["app"] == "shop:app"
     assert told["url"] == "postgresql://nowhere"
+    environment = Path(f"/proc/{first.pid}/environ").read_bytes().split(b"\0")
+    assert b"DATABASE_URL=postgresql://nowhere" in environment
     assert told["queues"] == ["mail", "default"]
     assert told["concurrency"] == 7
     assert told["solo"] is False
