@@ -51,7 +51,7 @@ def serve(
     No tasks are run unless --workers says by how many processes. SIGTERM or Ctrl-C ends both:
     requests first, then the workers drain.
     """
-    settings = context.settings
+    settings, drain = context.settings, context.config.drain_timeout
     spec = app or context.app or settings.app
     pool = pool_command(spec, workers, reload=reload)
     if no_http:
@@ -66,7 +66,6 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     if settings.log_format == "json":
         options["log_config"] = None
-    drain = context.config.drain_timeout
     with stopped_at_the_end(Pool(pool, drain + MARGIN) if workers else None) as started:
         if reload:
             listener.close()

@@ -32,7 +32,9 @@ from fastedgy.queued_task.closures import unpack
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
 from fastedgy.queued_task.running import TaskRun, current
+from fastedgy.queued_tasks.buffer import Buffer
 from fastedgy.store import outcomes
+from fastedgy.store.outage import is_outage
 from fastedgy.store.outcomes import Outcome
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.report import Board
@@ -55,6 +57,9 @@ AHEAD = 0.1
 MOST_AHEAD = 2_000
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
+
+ENDED = Buffer(closed=True)
+"""In place of the buffer of a run that is over: what its stray code adds goes out by itself."""
 
 _place_in_line = itemgetter("date_enqueued")
 _priority = itemgetter("priority")
@@ -119,6 +124,7 @@ class Executor:
         self._ended = 0
         self._measured = time.monotonic()
         self._sweeping = False
+        self._low_water = 0
         self.closed = False
         self.lease_until: Callable[[], float] = lambda: float("inf")
         self.on_room: Callable[[], None] = lambda: None
@@ -168,8 +174,11 @@ class Executor:
         ahead = 0
         if self._mean < SHORT:
             ahead = min(MOST_AHEAD, max(self._concurrency, int(self._rate * AHEAD)))
-            if len(self._queue) > ahead // 2:
+            self._low_water = ahead // 2
+            if len(self._queue) > self._low_water:
                 return 0
+        else:
+            self._low_water = 0
         return max(0, free + ahead)
 
     # Starting.
@@ -230,13 +239,13 @@ class Executor:
         verdict: Verdict
         try:
             verdict = returned(it, await self._call(it), self._config)
-            if run.buffer is not None and verdict.kind == "done":
-                it.cancelling = it.cancelling or "finishing"
-                await self._flush_added(run)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
             verdict = judge(it, error, self._config)
+        if run.buffer is not None:
+            verdict = await self._write_added(it, verdict)
+        run.buffer = ENDED
         if hooks.any_hooks("post_run"):
             it.cancelling = it.cancelling or "finishing"
             try:
@@ -244,6 +253,20 @@ class Executor:
             except BaseException:
                 logger.exception("A post-run hook of %s could not end", run.name)
         self._end(it, verdict.outcome)
+
+    async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:
+        """Write what the task has added to the queue, if it is done; else nobody wants it."""
+        if verdict.kind != "done":
+            it.run.buffer.drop()
+            return verdict
+        it.cancelling = it.cancelling or "finishing"
+        try:
+            await self._flush_added(it.run)
+        except BaseException as error:
+            if not is_outage(error):
+                it.cancelling = None
+            return judge(it, error, self._config)
+        return verdict
 
     async def _call(self, it: Running) -> Any:
         row, function = it.row, it.function
@@ -288,7 +311,8 @@ class Executor:
             self._fill()
         if not self._running:
             self._empty.set()
-        self.on_room()
+        if len(self._queue) <= self._low_water:
+            self.on_room()
 
     # Stopping tasks.
 
@@ -342,15 +366,18 @@ class Executor:
     def close(self) -> None:
         """Start nothing more; what is queued goes back untouched."""
         self.closed = True
-        self.give_back_queue()
 
-    def give_back_queue(self) -> None:
-        """Hand back what was claimed ahead. It loses nothing."""
+        for outcome in self.take_queue():
+            self._completer.put(outcome)
+
+    def take_queue(self) -> list[Outcome]:
+        """Give up what was claimed ahead; the outcomes hand it back, at no loss. Also called by
+        another thread while the event loop is blocked.
+        """
+        queue, self._queue = self._queue, deque()
         now = time.monotonic()
-        while self._queue:
-            row = self._queue.popleft()
-            self._counters.handed_back += 1
-            self._completer.put(outcomes.interrupted(row["id"], row["run"], now, now))
+        self._counters.handed_back += len(queue)
+        return [outcomes.interrupted(row["id"], row["run"], now, now) for row in queue]
 
     async def drained(self) -> None:
         """Return when nothing runs any more."""

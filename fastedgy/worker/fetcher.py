@@ -67,6 +67,7 @@ class Fetcher:
         self._rung = False
         self._stopping = False
         self._unsure = False
+        self._more = False
         self._look_at = 0.0
         self._look_allowed = 0.0
         self._deaf = not config.use_postgresql_notify
@@ -85,8 +86,9 @@ class Fetcher:
         self._bell.set()
 
     def room(self) -> None:
-        """The executor can take more."""
-        self._bell.set()
+        """The executor can take more: worth a claim if the last one took all it could."""
+        if self._more:
+            self._bell.set()
 
     def set_deaf(self, deaf: bool) -> None:
         """Whether notifications do not arrive, so that looking must be more frequent."""
@@ -123,6 +125,7 @@ class Fetcher:
         """Claim once, if there is room. True when another turn should follow at once."""
         room = self._executor.room()
         if room <= 0:
+            self._more = True
             return False
         losses = self._wire.losses
         if self._unsure:
@@ -143,11 +146,12 @@ class Fetcher:
             )
         if self._wire.losses != losses:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
+        self._more = len(rows) == room
         if rows:
             self._lanes.claimed(rows)
             await self._take(rows)
             self._look_at = time.monotonic() + max(SETTLE, self._look_allowed - time.monotonic())
-            return len(rows) == room or self._rung
+            return self._more or self._rung
         if rung and time.monotonic() >= self._look_allowed:
             # A bell for nothing: a late commit may have put the task below our bounds.
             return await self._look()

@@ -23,6 +23,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks.service import QueuedTasks, channels_of
 from fastedgy.store import workers
+from fastedgy.store.finish import finish_any
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.workers import Pulse
 from fastedgy.worker.assignment import Assignment
@@ -46,6 +47,8 @@ ORPHANED = 4.5
 """Seconds in which a worker whose supervisor died hands everything back and ends."""
 SOLO_IDLE = 2.0
 """Seconds without a suspect after which a solo worker has done its work."""
+SAY_EVERY = 0.9
+"""Seconds between two signs of life to the supervisor, which expects one a second."""
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
 
@@ -299,11 +302,12 @@ class Worker:
         )
 
     def _on_tick(self) -> None:
-        busy = self.executor.busy
+        # What is claimed and waits counts, too: it shows that more workers would help.
+        busy = self.executor.busy + self.executor.queued
         now = time.monotonic()
-        if busy or self.executor.queued:
+        if busy:
             self._idle_since = now
-        if now - self._said >= 0.9 * 1.0:
+        if now - self._said >= SAY_EVERY:
             self._said = now
             self._report.tell("beat", busy=busy, idle_for=round(now - self._idle_since, 2))
         self.watchdog.look(now)
@@ -319,24 +323,19 @@ class Worker:
 
     def _on_blocked(self, seconds: float) -> None:
         """The loop has been blocked for long: what waits behind the blocker goes elsewhere."""
-        wire = Wire(self._url, self._config, self._counters, "hand-back")
-        running = self.executor.started() | self.completer.known()
+        outcomes = self.executor.take_queue()
 
-        async def give_back() -> None:
-            async def work(connection: Connection) -> workers.TakenBack:
-                return await workers.hand_back(
-                    connection, self._tables, worker_id=self.id, known=running,
-                    channels=self._channels,
-                )  # fmt: skip
-
-            taken = await wire.run(work, until=lambda: True)
-            self._counters.handed_back += taken.total
+        async def hand_back() -> None:
+            wire = Wire(self._url, self._config, self._counters, "hand-back")
+            await wire.run(
+                lambda connection: finish_any(
+                    connection, self._tables, outcomes, channels=self._channels
+                )
+            )
             await wire.close()
 
-        try:
-            asyncio.run(give_back())
-        except Exception:
-            logger.exception("What was claimed ahead could not be handed back")
+        if outcomes:
+            threading.Thread(target=asyncio.run, args=(hand_back(),), daemon=True).start()
 
     def _on_pulse(self, pulse: Pulse) -> None:
         """What a heartbeat found. In the worker's loop."""

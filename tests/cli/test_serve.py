@@ -194,9 +194,9 @@ def test_a_port_in_use_is_one_line(start: Start, port: int) -> None:
     ],
 )
 def test_nonsense_is_one_line(
-    start: Start, arguments: list[str], environment: dict[str, str], message: str
+    start: Start, port: int, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    [line] = lines_of(start(*arguments, **environment))
+    [line] = lines_of(start("--port", str(port), *arguments, **environment))
 
     assert message in line
 
