@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from helpers import create_database, drop_database, execute, run
+from helpers import create_database, drop_database, empty_queue, execute, run
 
 from fastedgy import migrate
 from fastedgy.database import connect, normalize_url
@@ -84,6 +84,22 @@ def database_url(server_url: str, template: str) -> Iterator[str]:
     url = create_database(server_url, template)
     yield url
     drop_database(server_url, url)
+
+
+@pytest.fixture(scope="session")
+def shared_database(server_url: str, template: str) -> Iterator[str]:
+    """One database for the tests of the queue's own rooms: a copy for each would cost most of their
+    time."""
+    url = create_database(server_url, template)
+    yield url
+    drop_database(server_url, url)
+
+
+@pytest.fixture
+def queue_url(shared_database: str) -> str:
+    """The shared database, with empty tables."""
+    run(empty_queue(shared_database))
+    return shared_database
 
 
 @pytest.fixture

@@ -60,6 +60,20 @@ async def execute(url: str, *statements: str) -> None:
         await connection.close()
 
 
+async def empty_queue(url: str) -> None:
+    """Delete what an earlier test left in the queue's tables, and end who is still connected."""
+    await execute(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        "SET lock_timeout = '5s'",
+        "DELETE FROM queued_tasks",
+        "DELETE FROM queued_task_links",
+        "DELETE FROM queued_task_logs",
+        "DELETE FROM queued_task_workers",
+    )
+
+
 def database_on(server_url: str, name: str) -> str:
     """The URL of another database on the same server."""
     return parse_url(server_url).named(name).url

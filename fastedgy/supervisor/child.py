@@ -82,12 +82,14 @@ class Child:
         self._reports, report = os.pipe()
         os.set_blocking(self._reports, False)
         pipes = {"board": self.board.fd, "lifeline": lifeline, "report": report}
-        told = json.dumps(asdict(assignment) | pipes, default=str)
+        facts = asdict(assignment)
+        url = facts.pop("url")  # by its usual variable, so that the worker's own settings hold it
+        told = json.dumps(facts | pipes, default=str)
         try:
             self._process = subprocess.Popen(
                 command,
                 # The application in the worker finds the database where the supervisor has.
-                env={**os.environ, "FASTEDGY_WORKER": told, "DATABASE_URL": assignment.url},
+                env={**os.environ, "FASTEDGY_WORKER": told, "DATABASE_URL": url},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=tuple(pipes.values()),

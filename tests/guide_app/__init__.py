@@ -1,0 +1,1 @@
+"""The application of the user guide: its snippets to the letter, and what they take for granted."""

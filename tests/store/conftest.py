@@ -1,0 +1,28 @@
+"""The store's tests share a database: each begins with empty tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from rows import connections
+
+
+@pytest.fixture
+def database_url(queue_url: str) -> str:
+    return queue_url
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A second connection."""
+    async with connections(database_url, 1) as [opened]:
+        yield opened
+
+
+@pytest.fixture
+async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A third connection, which looks at who waits for whom."""
+    async with connections(database_url, 1) as [opened]:
+        yield opened
