@@ -326,7 +326,10 @@ async def transaction(database: Database) -> AsyncIterator[None]:
 
 def _current_connection(database: Database) -> DatabasezConnection | None:
     """databasez' connection of this task, if it has one. `database.connection()` would make one."""
-    task = asyncio.current_task()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # in the thread of a sync function
+        return None
     if task is None:
         return None
     here = database._databases_map.get(task.get_loop(), database)

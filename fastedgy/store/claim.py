@@ -20,10 +20,11 @@ from fastedgy.store.statements import Statement
 Lane = tuple[str, int]
 """A queue and a priority."""
 
+# `least`: one row with a number that nothing can follow must not make the claim of all fail.
 _TAKEN = """
 UPDATE $tasks AS task
-   SET state = 'doing', worker_id = $1, run = task.run + 1, attempt = task.attempt + 1,
-       date_started = clock_timestamp()
+   SET state = 'doing', worker_id = $1, run = least(task.run, 2147483646) + 1,
+       attempt = least(task.attempt, 2147483646) + 1, date_started = clock_timestamp()
  WHERE task.id = ANY (ARRAY ($picked))
 RETURNING task.id, task.run, task.attempt, task.max_retries, task.losses, task.function, task.name,
           task.queue, task.priority, task.date_enqueued, task.args, task.kwargs, task.context,

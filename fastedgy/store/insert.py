@@ -140,7 +140,8 @@ WITH parent AS (
     RETURNING id
 ), linked AS (
     INSERT INTO $links (child_id, parent_id, settled)
-    SELECT edge.child_id, edge.parent_id, edge.settled FROM edge, fine
+    SELECT edge.child_id, edge.parent_id, edge.settled
+      FROM edge JOIN new ON new.id = edge.child_id
         ON CONFLICT DO NOTHING
 )
 SELECT fault.missing, fault.dead,

@@ -72,7 +72,7 @@ RETURNING id
 TAKE_BACK = Statement("""
 UPDATE $tasks AS task
    SET state = final.state,
-       run = task.run + 1,
+       run = least(task.run, 2147483646) + 1,
        attempt = task.attempt - 1,
        losses = task.losses + final.lost,
        alone = final.alone,

@@ -59,7 +59,9 @@ class Crew:
         self._report = report
         self._command = command
         self._tempo = tempo
-        self._solo = Seat(0, Backoff(tempo))
+        # Each runs one task at a time, alone in its process; one more for each report that there
+        # are still some, so that many suspects of one death do not queue for a single process.
+        self._solos = [Seat(0, Backoff(tempo)) for _ in range(options.workers)]
         self._suspects = False
         self._began = False
         self._looked_at = math.inf
@@ -89,9 +91,17 @@ class Crew:
         for seat in self.seats:
             if seat.empty and seat.restart_at <= now:
                 seat.child = self.start(seat)
-        if self._suspects and self._solo.empty and self._solo.restart_at <= now:
-            self._suspects = False
-            self._solo.child = self.start(self._solo)
+        if self._suspects:
+            self._start_solo(now)
+
+    def _start_solo(self, now: float) -> None:
+        if any(seat.child is not None and not seat.child.ready for seat in self._solos):
+            return  # it may be all that is needed
+        for seat in self._solos:
+            if seat.empty and seat.restart_at <= now:
+                self._suspects = False
+                seat.child = self.start(seat, solo=True)
+                return
 
     def _judge(self, child: Child, now: float) -> None:
         silence = self._config.lease / 2
@@ -148,7 +158,7 @@ class Crew:
             self.wake.set()
 
     def _seat_of(self, child: Child) -> Seat | None:
-        for seat in (*self.seats, self._solo):
+        for seat in (*self.seats, *self._solos):
             if child is seat.child or child is seat.coming:
                 return seat
         return None
@@ -164,9 +174,9 @@ class Crew:
         self.wake.set()
         return seat
 
-    def start(self, seat: Seat) -> Child | None:
+    def start(self, seat: Seat, *, solo: bool = False) -> Child | None:
         """A new worker process for that seat; None, and a later try, if the system refuses."""
-        options, solo = self._options, seat is self._solo
+        options = self._options
         assignment = Assignment(
             app=options.app,
             url=self._url,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from uuid import UUID
 
 from fastedgy.errors import ConfigurationError
@@ -40,4 +40,6 @@ def read_assignment() -> Assignment:
     for name in ("supervisor_id", "worker_id"):
         if told.get(name) is not None:
             told[name] = UUID(told[name])
-    return Assignment(**told)
+    # A supervisor of an earlier release may say more, or less, than this one knows.
+    known = {item.name for item in fields(Assignment)}
+    return Assignment(**{name: value for name, value in told.items() if name in known})

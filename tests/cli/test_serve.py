@@ -50,7 +50,47 @@ async def state(id: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> str:
     return await tasks.ref(id).get_state()
 """
 
-Start = Callable[..., subprocess.Popen[str]]
+
+class Serving:
+    """A process of `fastedgy serve`, whose output goes to files, so that nothing waits for us."""
+
+    def __init__(self, project: Path, environment: dict[str, str], *arguments: str) -> None:
+        self._files = project / "stdout", project / "stderr"
+        with self._files[0].open("w") as out, self._files[1].open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fastedgy", "serve", *arguments],
+                cwd=project,
+                env={**os.environ, **environment},
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._files[0].read_text()
+
+    @property
+    def err(self) -> str:
+        return self._files[1].read_text()
+
+    def says(self, words: str) -> None:
+        assert words in self.err
+
+    def end(self, number: signal.Signals | None = None) -> int:
+        """Wait for the end, after a signal if one is given; the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def error(self) -> str:
+        """The one line that it fails with."""
+        assert self.end() == 1, self.err
+        assert self.out == ""
+        [line] = self.err.splitlines()
+        return line
+
+
+Start = Callable[..., Serving]
 
 
 @pytest.fixture
@@ -62,25 +102,16 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(project: Path, database_url: str) -> Iterator[Start]:
     """Starts `fastedgy serve` in the project; at the end it is gone."""
-    started = []
+    started: list[Serving] = []
 
-    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fastedgy", "serve", *arguments],
-            cwd=project,
-            env={**os.environ, "DATABASE_URL": database_url, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+    def start(*arguments: str, **environment: str) -> Serving:
+        started.append(Serving(project, {"DATABASE_URL": database_url, **environment}, *arguments))
+        return started[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
+    for serving in started:
+        if serving.process.poll() is None:
+            serving.end(signal.SIGTERM)
 
 
 @pytest.fixture
@@ -99,48 +130,38 @@ def get(port: int, path: str = "/") -> Any:
 
 
 def test_it_serves_and_ends_well_on_sigterm(start: Start, port: int) -> None:
-    process = start("--port", str(port))
+    serving = start("--port", str(port))
     assert wait_until(lambda: get(port), within=30) == "hello"
 
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
-
-    assert process.returncode == 0
-    assert "closed" in out
-    assert f"Serving at http://127.0.0.1:{port}" in err
-    assert "Traceback" not in err
+    assert serving.end(signal.SIGTERM) == 0
+    assert "closed" in serving.out
+    assert f"Serving at http://127.0.0.1:{port}" in serving.err
+    assert "Traceback" not in serving.err
 
 
 def test_with_workers_tasks_are_done_and_ctrl_c_ends_both(start: Start, port: int) -> None:
-    process = start("--port", str(port), "--workers", "1")
+    serving = start("--port", str(port), "--workers", "1")
     id = wait_until(lambda: get(port, "/double/4"), within=30)
 
     def done() -> None:
         assert get(port, f"/state/{id}") == "done"
 
     wait_until(done, within=30)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 0, err
-    assert "supervisor stopped" in err
-    assert "Traceback" not in err
+    assert serving.end(signal.SIGINT) == 0
+    assert "supervisor stopped" in serving.err
+    assert "Traceback" not in serving.err
 
 
-def test_without_http_it_is_the_pool_of_workers(start: Start, project: Path) -> None:
-    process = start("--no-http", "--workers", "1", LOG_FORMAT="json")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "worker ready" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+def test_without_http_it_is_the_pool_of_workers(start: Start) -> None:
+    serving = start("--no-http", "--workers", "1", LOG_FORMAT="json")
+    wait_until(lambda: serving.says("worker ready"), within=30)
 
-    assert process.returncode == 0
+    assert serving.end(signal.SIGTERM) == 0
 
 
 def test_with_reload_a_changed_file_is_served_anew(start: Start, port: int, project: Path) -> None:
-    process = start("--port", str(port), "--reload")
+    start("--port", str(port), "--reload")
     assert wait_until(lambda: get(port), within=30) == "hello"
 
     (project / "main.py").write_text(MAIN.replace("hello", "good morning"))
@@ -149,35 +170,26 @@ def test_with_reload_a_changed_file_is_served_anew(start: Start, port: int, proj
         assert get(port) == "good morning"
 
     wait_until(changed, within=30)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-
-
-def lines_of(process: subprocess.Popen[str]) -> list[str]:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert out == ""
-    return err.splitlines()
 
 
 def test_a_database_that_is_away_is_one_line(start: Start, port: int) -> None:
-    process = start("--port", str(port), DATABASE_URL="postgresql://u:secret@127.0.0.1:1/none")
+    serving = start("--port", str(port), DATABASE_URL="postgresql://u:secret@127.0.0.1:1/none")
 
-    [line] = lines_of(process)
+    line = serving.error()
     assert line.startswith("Error: The database none at 127.0.0.1:1 ")
     assert "connection refused" in line
     assert "secret" not in line
 
 
 def test_missing_tables_are_one_line(start: Start, port: int, empty_database_url: str) -> None:
-    [line] = lines_of(start("--port", str(port), DATABASE_URL=empty_database_url))
+    serving = start("--port", str(port), DATABASE_URL=empty_database_url)
 
-    assert line.startswith("Error: The queue's tables are not in this database.")
+    assert serving.error().startswith("Error: The queue's tables are not in this database.")
 
 
 def test_a_port_in_use_is_one_line(start: Start, port: int) -> None:
     with listen("127.0.0.1", port):
-        [line] = lines_of(start("--port", str(port)))
+        line = start("--port", str(port)).error()
 
     assert line.startswith(f"Error: Cannot listen at 127.0.0.1 port {port}: Address already in use")
 
@@ -196,22 +208,19 @@ def test_a_port_in_use_is_one_line(start: Start, port: int) -> None:
 def test_nonsense_is_one_line(
     start: Start, port: int, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    [line] = lines_of(start("--port", str(port), *arguments, **environment))
-
-    assert message in line
+    assert message in start("--port", str(port), *arguments, **environment).error()
 
 
 def test_a_fault_in_the_users_lifespan_shows_its_traceback(
     start: Start, port: int, project: Path
 ) -> None:
     (project / "main.py").write_text(MAIN.replace("    yield {", "    1 / 0\n    yield {"))
-    process = start("--port", str(port))
-    _, err = process.communicate(timeout=60)
+    serving = start("--port", str(port))
 
-    assert process.returncode == 3
-    assert "ZeroDivisionError" in err
-    assert "Started server process" in err
-    assert "Application startup failed" in err
+    assert serving.end() == 3
+    assert "ZeroDivisionError" in serving.err
+    assert "Started server process" in serving.err
+    assert "Application startup failed" in serving.err
 
 
 def test_the_command_of_the_pool_names_the_application() -> None:

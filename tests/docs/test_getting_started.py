@@ -74,7 +74,7 @@ def test_following_the_page_works(project: Path) -> None:
         assert json.loads(answer)["state"] in ("enqueued", "doing")
         assert re.search(r"^done +\d", rest, re.M)
         assert len(re.findall(r"Picture \d+ of 30", rest)) >= 30
-        assert "'thumbnails': 30" in rest or '"thumbnails": 30' in rest or "thumbnails" in rest
+        assert re.search(r"thumbnails.*30", rest)
         assert web.stop() == 0
         assert pool.stop() == 0
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from helpers import eventually
 from rows import (
     OTHER,
     TABLES,
@@ -160,8 +161,6 @@ async def test_a_claim_cut_off_before_its_commit_leaves_the_task_in_the_line(
     await other.execute("BEGIN")
     assert len(await take(other)) == 1
     other.terminate()
-
-    from helpers import eventually
 
     async def check() -> None:
         assert len(await take(connection)) == 1

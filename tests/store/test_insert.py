@@ -67,7 +67,7 @@ async def test_a_plain_task_is_in_the_line(connection: asyncpg.Connection) -> No
     assert (row["priority"], row["queue"], row["max_retries"]) == (7, "mail", 9)
     assert (row["timeout"], row["awaited"]) == (1.5, True)
     assert (row["run"], row["attempt"], row["losses"], row["has_children"]) == (0, 0, 0, False)
-    assert row["date_created"] <= row["date_enqueued"] <= datetime.now(UTC) + timedelta(seconds=5)
+    assert abs(row["date_created"] - row["date_enqueued"]) < timedelta(seconds=1)
 
 
 async def test_both_statements_write_the_same_row(connection: asyncpg.Connection) -> None:
@@ -258,21 +258,9 @@ async def test_a_dead_parent_dooms_a_whole_family_that_is_just_written(
     dead = await add_in(connection, "failed")
     child = new(dead)
     grandchild = new(child.id)
-    unrelated = new()
-    await write(connection, child, grandchild, new(grandchild.id), unrelated)
+    await write(connection, child, grandchild, new(grandchild.id), new())
 
     assert await states(connection) == ["failed", *["cancelled"] * 3, "enqueued"]
-
-
-async def test_who_waits_for_a_child_that_is_born_dead_is_told(
-    connection: asyncpg.Connection, database_url: str
-) -> None:
-    dead = await add_in(connection, "failed")
-    child = new(dead, awaited=True)
-    async with listening(database_url) as ear:
-        await write(connection, child, channel=CHANNELS.tasks)
-        assert await state_of(connection, child.id) == "cancelled"
-        await ear.hears("queue_new_task")
 
 
 async def test_a_missing_parent_is_named_and_nothing_is_written(
