@@ -6,28 +6,32 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from fastedgy.cli.context import CliContext, pass_cli_context
+from fastedgy.cli.context import CliContext, pass_cli_context, say
 from fastedgy.cli.demo_page import Screen, end_page, keep_page, measure
 from fastedgy.cli.demo_processes import Process, Processes, ask, environment
 from fastedgy.cli.options import as_json
 from fastedgy.cli.output import print_json
 from fastedgy.cli.root import Command
-from fastedgy.errors import DatabaseUnavailable, FastEdgyError, SchemaOutdated
+from fastedgy.errors import DatabaseError, FastEdgyError, SchemaOutdated, TaskNotFound
+from fastedgy.models import queue_tables
+from fastedgy.store import actions, details, overview
 from fastedgy.store.find import ENDED, TaskRow
 
 if TYPE_CHECKING:
-    from asyncpg import Connection
-
     from fastedgy.config import Settings
     from fastedgy.database import Connections
+    from fastedgy.store.notify import Channels
+    from fastedgy.store.overview import WorkerRow
 
 APP = "fastedgy.demo.app:app"
 QUEUE = "demo"
@@ -36,14 +40,6 @@ SLOTS = 4  # parsing is work for the CPU: more threads would only get into each 
 LOOK = 0.2  # seconds between two looks at the table
 STANDSTILL = 120.0  # seconds without any change after which the demo gives up
 MOST = 100_000  # tasks
-
-
-class Place(NamedTuple):
-    """The database of the demo. `stop` ends the server if the demo has started it."""
-
-    url: str
-    description: str
-    stop: Callable[[], object] | None
 
 
 @click.command("demo", cls=Command)
@@ -113,58 +109,57 @@ def interruptible() -> Iterator[Interruption]:
 async def _demo(
     context: CliContext, port: int, keep: bool, screen: Screen, interruption: Interruption
 ) -> bool:
+    """Run it from the start to the last page; whether every task is done."""
     from fastedgy.cli.serve import listen
     from fastedgy.database import Connections
 
-    with listen("127.0.0.1", port) as listener:  # to find a free port, or that this one is not
+    with listen("127.0.0.1", port) as listener:  # which port is free, or that this one is not
         port = listener.getsockname()[1]
-    async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(_database(context.settings))
-        screen.tell("Database", place.description)
-        connections = Connections(place.url, context.settings, context.config)
-        stack.push_async_callback(connections.close)
-        await _migrate(place.url, connections)
+    settings = context.settings
+    async with AsyncExitStack() as at_the_end:
+        url, place = await _database(settings, at_the_end)
+        screen.tell("Database", place)
+        connections = Connections(url, settings, context.config)
+        at_the_end.push_async_callback(connections.close)
+        await _migrate(url, connections)
 
-        folder = Path(tempfile.mkdtemp(prefix="fastedgy-demo-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        processes = Processes(folder, environment(place.url), say=screen.warn)
+        logs = Path(tempfile.mkdtemp(prefix="fastedgy-demo-"))
+        at_the_end.callback(shutil.rmtree, logs, ignore_errors=True)
+        processes = Processes(logs, environment(url), say=say)
         interruption.in_a_hurry = processes.kill
-        stack.push_async_callback(processes.stop)
+        at_the_end.push_async_callback(processes.stop)
 
-        server, pool = await _start(processes, connections, port)
-        url = f"http://127.0.0.1:{port}"
-        screen.tell("Server", f"{url}, process {server.pid}")
-        screen.tell(
-            "Workers", f"{WORKERS} processes with {SLOTS} slots each, of supervisor {pool.pid}"
-        )
-        answer = await ask(f"{url}/index", method="POST")
-        root = UUID(answer["task"])
-        screen.tell("Request", f"POST /index was answered with task {root}")
+        address = f"http://127.0.0.1:{port}"
+        server, pool = await _start(processes, connections, address, port)
+        screen.tell("Server", f"{address}, process {server.pid}")
+        screen.tell("Workers", f"{WORKERS} processes of {SLOTS} slots, supervisor {pool.pid}")
+        root = UUID((await ask(f"{address}/index", method="POST"))["task"])
+        screen.tell("Request", f"POST /index, answered with task {root}")
         try:
             tasks = await _watch(connections, root, processes, screen)
         except BaseException:
             await processes.stop()
-            await _cancel(connections, root)
+            await _cancel(connections, root, context.channels)
             raise
 
-        report = await _report(connections, tasks)
-        measured = measure(tasks, report)
+        measured = measure(tasks, await _report(connections, tasks))
         if screen.as_json:
             print_json(measured.as_json())
         else:
             end_page(measured, root=root, slots=WORKERS * SLOTS)
         if keep:
             await connections.close()
-            stack.pop_all()
-            keep_page(url, [server.pid, pool.pid], folder, embedded=not context.settings.database_url)
+            at_the_end.pop_all()
+            embedded = not settings.database_url
+            keep_page(address, (server.pid, pool.pid), logs, embedded=embedded, err=screen.as_json)
         return measured.done == measured.tasks
 
 
-@asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Place]:
-    """The configured database. An embedded server that is started here is stopped at the end.
+async def _database(settings: Settings, at_the_end: AsyncExitStack) -> tuple[str, str]:
+    """The URL of the configured database, and what to call it.
 
-    Unless somebody else has connected to it meanwhile.
+    An embedded server that is started here is stopped at the end, unless others have come to use
+    it.
     """
     from fastedgy.database import resolve_url
     from fastedgy.database_url import parse_url
@@ -172,16 +167,140 @@ async def _database(settings: Settings) -> AsyncIterator[Place]:
 
     if settings.database_url and settings.database_url.strip():
         url = await resolve_url(settings)
-        yield Place(url, str(parse_url(url)), None)
-        return
-    embedded = server(Path(settings.data_dir))
-    ours = not (await asyncio.to_thread(embedded.status)).running
-    starting = asyncio.ensure_future(asyncio.to_thread(embedded.start))
-    try:
-        url = await asyncio.shield(starting)
-        yield Place(url, f"embedded Postgres in {embedded.data_dir}", embedded.stop)
-    finally:
+        return url, str(parse_url(url))
+    embedded = server(settings.data_dir)
+
+    async def stop() -> None:
         with suppress(FastEdgyError):
             await starting
-        if ours and not await _is_used(embedded.url):
+        if not await _has_other_clients(embedded.url):
             await asyncio.to_thread(embedded.stop)
+
+    if not (await asyncio.to_thread(embedded.status)).running:
+        at_the_end.push_async_callback(stop)
+    starting = asyncio.ensure_future(asyncio.to_thread(embedded.start))
+    # A thread cannot be cancelled: it ends its work, and what it has started is stopped.
+    url = await asyncio.shield(starting)
+    return url, f"embedded Postgres in {embedded.data_dir}"
+
+
+async def _has_other_clients(url: str) -> bool:
+    from fastedgy.database import connect
+    from fastedgy.store.sessions import count_others
+
+    try:
+        connection = await connect(url)
+    except DatabaseError:
+        return False
+    try:
+        for _ in range(20):  # our own were closed just now, and the server may not know yet
+            if not await count_others(connection):
+                return False
+            await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+    return True
+
+
+async def _migrate(url: str, connections: Connections) -> None:
+    """Make the queue's tables, if they are not there. A project's own revisions are not applied."""
+    from fastedgy import migrate
+
+    async with connections.acquire() as connection:
+        try:
+            return await migrate.check(connection)
+        except SchemaOutdated:
+            await migrate.upgrade(url, migrate.NEEDED_REVISION)
+        try:
+            await migrate.check(connection)
+        except SchemaOutdated as error:
+            raise SchemaOutdated(
+                f"The demo cannot use this database: {error} Or set DATABASE_URL to an empty "
+                "database for it."
+            ) from error
+
+
+async def _start(
+    processes: Processes, connections: Connections, address: str, port: int
+) -> tuple[Process, Process]:
+    """Start the server and the pool of workers, and return when both are ready."""
+    known = {worker.id for worker in await _workers(connections)}
+    server = processes.start("server", "serve", "--app", APP, "--port", str(port))
+    number = str(WORKERS)
+    pool = processes.start(
+        "workers", "queue", "start", "--app", APP, "--queues", QUEUE, "--workers", number,
+        "--min-workers", number, "--concurrency", str(SLOTS),
+    )  # fmt: skip
+    served = False
+    deadline = time.monotonic() + STANDSTILL
+    while time.monotonic() < deadline:
+        processes.check()
+        with suppress(FastEdgyError):
+            served = served or bool(await ask(address))
+        ours = [
+            worker
+            for worker in await _workers(connections)
+            if worker.id not in known and worker.queues == [QUEUE]
+        ]
+        if served and len(ours) >= WORKERS:
+            return server, pool
+        await asyncio.sleep(0.05)
+    raise FastEdgyError(
+        f"The server and the workers were not ready after {STANDSTILL:g} s. Is the machine very "
+        "busy? Try again."
+    )
+
+
+async def _workers(connections: Connections) -> list[WorkerRow]:
+    async with connections.acquire() as connection:
+        return await overview.list_workers(connection, queue_tables())
+
+
+async def _watch(
+    connections: Connections, root: UUID, processes: Processes, screen: Screen
+) -> list[TaskRow]:
+    """Show how the tasks of this run go, and return them when all have ended.
+
+    The first task adds the others before it is done, so there are no more when none is left.
+    """
+    before: Counter[str] = Counter()
+    deadline = 0.0
+    with screen.progress() as bar:
+        while True:
+            tasks = await _family(connections, root)
+            states = Counter(task.state for task in tasks)
+            bar.show(states)
+            if all(state in ENDED for state in states):
+                return tasks
+            processes.check()
+            if states != before:
+                before, deadline = states, time.monotonic() + STANDSTILL
+            elif time.monotonic() > deadline:
+                raise FastEdgyError(
+                    f"Nothing has happened for {STANDSTILL:g} s, with "
+                    f"{sum(states[state] for state in states if state not in ENDED):,} tasks left."
+                )
+            await asyncio.sleep(LOOK)
+
+
+async def _family(connections: Connections, root: UUID) -> list[TaskRow]:
+    async with connections.acquire() as connection:
+        family = await details.tree(connection, queue_tables(), root, limit=MOST)
+    return family.tasks
+
+
+async def _report(connections: Connections, tasks: list[TaskRow]) -> dict[str, Any] | None:
+    """What the last task has returned."""
+    async with connections.acquire() as connection:
+        last = await details.task_details(connection, queue_tables(), tasks[-1].id, relatives=0)
+    return last.result if last.state == "done" and isinstance(last.result, dict) else None
+
+
+async def _cancel(connections: Connections, root: UUID, channels: Channels) -> None:
+    """Cancel what is left of an interrupted run, so that nobody runs it later."""
+    with suppress(DatabaseError, TaskNotFound):
+        left = [task.id for task in await _family(connections, root) if task.state not in ENDED]
+        async with connections.acquire() as connection:
+            await actions.cancel(
+                connection, queue_tables(), left, reason="The demo was stopped.", channels=channels
+            )

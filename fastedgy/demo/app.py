@@ -1,8 +1,8 @@
 """An application with one job for the queue: to index Python's standard library.
 
-    fastedgy serve --app fastedgy.demo.app:app
-    fastedgy queue start --app fastedgy.demo.app:app --workers 2 --queues demo
-    curl -X POST http://127.0.0.1:8000/index
+fastedgy serve --app fastedgy.demo.app:app
+fastedgy queue start --app fastedgy.demo.app:app --workers 2 --queues demo
+curl -X POST http://127.0.0.1:8000/index
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def index_module(file: str) -> Module:
         logger.warning("%s is no Python of this version: %s", module.name, error)
         return module
 
-    imported = set()
+    imported: set[str] = set()
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():

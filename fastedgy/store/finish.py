@@ -62,7 +62,9 @@ UPDATE $tasks AS task
        date_enqueued = CASE WHEN final.state = 'enqueued' THEN clock_timestamp()
                             ELSE task.date_enqueued END,
        error_type = outcome.error_type,
-       error_message = outcome.error_message,
+       error_message = CASE WHEN final.state = 'cancelled' AND task.error_type = 'TaskCancelled'
+                            THEN coalesce(task.error_message, outcome.error_message)
+                            ELSE outcome.error_message END,
        error_traceback = outcome.error_traceback,
        history = CASE WHEN final.state IN ('done', 'failed', 'cancelled') THEN task.history
                  ELSE (CASE WHEN jsonb_array_length(task.history) >= 20

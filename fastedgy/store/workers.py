@@ -79,8 +79,11 @@ UPDATE $tasks AS task
        date_enqueued = CASE WHEN final.state = 'enqueued' THEN clock_timestamp()
                             ELSE task.date_enqueued END,
        date_ended = CASE WHEN final.state <> 'enqueued' THEN clock_timestamp() END,
-       error_type = CASE WHEN final.lost = 1 THEN 'WorkerLost' END,
-       error_message = CASE WHEN final.lost = 1 THEN $2::text END,
+       error_type = CASE WHEN final.state = 'cancelled' THEN 'TaskCancelled'
+                         WHEN final.lost = 1 THEN 'WorkerLost' END,
+       error_message = CASE WHEN final.state = 'cancelled'
+                            THEN coalesce(task.error_message, 'Cancelled on request.')
+                            WHEN final.lost = 1 THEN $2::text END,
        history = (CASE WHEN jsonb_array_length(task.history) >= 20
                        THEN task.history - 0 ELSE task.history END)
                  || jsonb_build_object(

@@ -111,10 +111,9 @@ class Completer:
             outcome.id for outcome in self._writing
         }
 
-    @property
-    def backlog(self) -> int:
-        """How many outcomes wait to be written."""
-        return len(self._outcomes) + len(self._writing)
+    def unwritten(self) -> list[Outcome]:
+        """The outcomes whose writing is not confirmed. Writing one twice does no harm."""
+        return [*self._writing, *self._outcomes]
 
     async def flushed(self) -> None:
         """Return when all outcomes are written."""

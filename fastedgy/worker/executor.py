@@ -30,7 +30,7 @@ from fastedgy.errors import (
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.closures import unpack
 from fastedgy.queued_task.encoding import loads
-from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
+from fastedgy.queued_task.functions import describe_closure, resolve
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer
 from fastedgy.store import outcomes
@@ -38,6 +38,7 @@ from fastedgy.store.outage import is_outage
 from fastedgy.store.outcomes import Outcome
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.report import Board
+from fastedgy.worker.running import Running
 from fastedgy.worker.verdict import Misfit, Verdict, judge, returned
 
 if TYPE_CHECKING:
@@ -63,34 +64,6 @@ ENDED = Buffer(closed=True)
 
 _place_in_line = itemgetter("date_enqueued")
 _priority = itemgetter("priority")
-
-
-class Running:
-    """One task in a slot."""
-
-    __slots__ = ("began", "cancelling", "deadline", "function", "overdue", "row", "run", "slot",
-                 "sync", "task", "timeout")  # fmt: skip
-
-    def __init__(
-        self, row: Record, run: TaskRun, function: TaskFunction, began: float, timeout: float
-    ) -> None:
-        self.row = row
-        self.run = run
-        self.function = function
-        self.began = began
-        self.timeout = timeout
-        self.deadline = began + timeout
-        self.slot = -1
-        self.task: asyncio.Task[None] | None = None
-        self.cancelling: str | None = None
-        """Why it was told to stop: "timeout", "cancel" or "interrupt"."""
-        self.sync = not function.is_async
-        self.overdue = False
-
-    @property
-    def label(self) -> str:
-        """What a log line calls it."""
-        return f"{self.run.name} ({self.run.id})"
 
 
 class Executor:

@@ -7,16 +7,14 @@ import logging
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
 from fastedgy.store import outcomes
 from fastedgy.store.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from fastedgy.worker.executor import Running
+from fastedgy.worker.running import Running
 
 logger = logging.getLogger("fastedgy.worker")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 import time
@@ -37,13 +36,19 @@ class Watchdog:
         loop: asyncio.AbstractEventLoop,
         executor: Executor,
         counters: Counters,
-        on_blocked: Callable[[float], None],
+        *,
+        on_blocked: Callable[[], None],
+        on_hung: Callable[[], None],
     ) -> None:
+        """`on_blocked`: what was claimed ahead is to be handed on. `on_hung`: the process is to
+        end, its tasks accounted for. Both are called in the thread that looks.
+        """
         self._loop = loop
         self._thread_id = threading.get_ident()
         self._executor = executor
         self._counters = counters
         self._on_blocked = on_blocked
+        self._on_hung = on_hung
         self._mark = time.monotonic()
         self._reported = self._handed_back = False
         self._stopped = False
@@ -79,11 +84,12 @@ class Watchdog:
             )
         if silent >= HAND_BACK_AFTER and not self._handed_back:
             self._handed_back = True
-            self._on_blocked(silent)
+            self._on_blocked()
         if blocker is not None and now >= blocker.deadline + REPLACE_AFTER:
+            blocker.deadline = float("inf")
+            blocker.cancelling = "timeout"
             logger.error("%s blocks the loop beyond its timeout; the process ends", blocker.label)
-            sys.stderr.flush()
-            os._exit(1)
+            self._on_hung()
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._thread_id)

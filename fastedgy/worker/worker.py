@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import socket
 import sys
 import threading
@@ -33,6 +32,7 @@ from fastedgy.worker.executor import Executor
 from fastedgy.worker.fetcher import Fetcher
 from fastedgy.worker.heartbeat import Heartbeat
 from fastedgy.worker.maintenance import Maintenance
+from fastedgy.worker.memory import resident
 from fastedgy.worker.notifier import Notifier
 from fastedgy.worker.report import Board, Report
 from fastedgy.worker.watchdog import Watchdog
@@ -108,7 +108,9 @@ class Worker:
             on_tick=self._on_tick,
             on_lease_lost=self._on_lease_lost,
         )
-        self.watchdog = Watchdog(self._loop, self.executor, counters, self._on_blocked)
+        self.watchdog = Watchdog(
+            self._loop, self.executor, counters, on_blocked=self._on_blocked, on_hung=self._on_hung
+        )
         self._join()
 
     def _join(self) -> None:
@@ -321,21 +323,38 @@ class Worker:
             os._exit(REPLACE)
         self._from_thread(self.executor.interrupt)
 
-    def _on_blocked(self, seconds: float) -> None:
+    def _on_blocked(self) -> None:
         """The loop has been blocked for long: what waits behind the blocker goes elsewhere."""
         outcomes = self.executor.take_queue()
-
-        async def hand_back() -> None:
-            wire = Wire(self._url, self._config, self._counters, "hand-back")
-            await wire.run(
-                lambda connection: finish_any(
-                    connection, self._tables, outcomes, channels=self._channels
-                )
-            )
-            await wire.close()
-
         if outcomes:
-            threading.Thread(target=asyncio.run, args=(hand_back(),), daemon=True).start()
+            write = self._write_aside(outcomes)
+            threading.Thread(target=asyncio.run, args=(write,), daemon=True).start()
+
+    def _on_hung(self) -> None:
+        """The loop will not move again: write what became of its tasks from here, and end."""
+        outcomes = [outcome for outcome, _ in self.executor.leave_behind()]
+        outcomes += self.executor.take_queue() + self.completer.unwritten()
+
+        def write_and_end() -> None:
+            try:
+                asyncio.run(self._write_aside(outcomes, within=LAST_WRITES))
+            except Exception:
+                logger.exception("The outcomes of a hanging worker were not written")
+            os._exit(REPLACE)
+
+        threading.Thread(target=write_and_end, daemon=True).start()
+
+    async def _write_aside(self, outcomes: list[Outcome], *, within: float | None = None) -> None:
+        """Write outcomes on a connection of their own, while the loop cannot."""
+        wire = Wire(self._url, self._config, self._counters, "hand-back")
+        deadline = None if within is None else time.monotonic() + within
+        await wire.run(
+            lambda connection: finish_any(
+                connection, self._tables, outcomes, channels=self._channels
+            ),
+            until=lambda: deadline is not None and time.monotonic() > deadline,
+        )
+        await wire.close()
 
     def _on_pulse(self, pulse: Pulse) -> None:
         """What a heartbeat found. In the worker's loop."""
@@ -362,8 +381,9 @@ class Worker:
 
     def _check_memory(self) -> None:
         limit = self._config.worker_max_rss
-        if limit and _rss() > limit * 1_000_000:
-            self.replace(f"it uses {_rss() // 1_000_000} MB (QUEUE_WORKER_MAX_RSS is {limit})")
+        if limit and resident() > limit * 1_000_000:
+            used = resident() // 1_000_000
+            self.replace(f"it uses {used} MB (QUEUE_WORKER_MAX_RSS is {limit})")
 
     def _may_judge(self) -> bool:
         since = self.heartbeat.steady_since
@@ -372,12 +392,3 @@ class Worker:
     async def _flush_added(self, run: TaskRun) -> None:
         """Write what a task has added to the queue."""
         await self._tasks._write(run.buffer)
-
-
-def _rss() -> int:
-    """Bytes of memory that this process has in RAM."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # not Linux: the highest so far is all there is to know
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
