@@ -123,8 +123,8 @@ async def read(connection: asyncpg.Connection, id: UUID) -> Any:
 
 async def state_of(connection: asyncpg.Connection, id: UUID) -> str | None:
     """The state of a task; None without a row."""
-    state: str | None = await connection.fetchval("SELECT state FROM queued_tasks WHERE id = $1", id)
-    return state
+    row = await read(connection, id)
+    return None if row is None else row["state"]
 
 
 async def states(connection: asyncpg.Connection, ids: Iterable[UUID] | None = None) -> list[str]:

@@ -150,14 +150,12 @@ def end_page(measured: Measured, *, root: UUID, slots: int) -> None:
     console.print(_verdict(measured))
     if measured.report is not None:
         console.print()
-        for line in _report(measured.report):
-            console.print(line)
+        for part in _report(measured.report):
+            console.print(part)
     console.print()
     console.print(state_table({state: n for state, n in measured.states.items() if n}))
-    console.print()
-    console.print(_numbers(measured, slots))
-    console.print()
-    console.print(_next(measured, root))
+    for line in ("", *_numbers(measured, slots), "", *_next(measured, root)):
+        console.print(Text(line))
 
 
 def _verdict(measured: Measured) -> Text:
@@ -202,40 +200,33 @@ def _ranking(title: str, number: str, rows: list[tuple[str, int]]) -> Table:
     return table
 
 
-def _numbers(measured: Measured, slots: int) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_row("Throughput", f"{measured.tasks_per_second:,.1f} tasks a second")
-    table.add_row(
-        "Pick-up",
-        f"p50 {duration(measured.pickup(0.50))}, p95 {duration(measured.pickup(0.95))}: the files "
-        f"come all at once, and stand in line for {slots} slots",
-    )
-    table.add_row(
-        "",
-        f"{duration(measured.first_pickup)} for the first task and "
-        f"{duration(measured.last_pickup)} for the last, which found a slot free",
-    )
-    return table
+def _numbers(measured: Measured, slots: int) -> list[str]:
+    half, most = (duration(measured.pickup(share)) for share in (0.50, 0.95))
+    return [
+        f"Throughput  {measured.tasks_per_second:,.1f} tasks a second",
+        f"Pick-up     p50 {half}, p95 {most}: the files come all at once, and wait in line for "
+        f"{slots} slots",
+        f"            {duration(measured.first_pickup)} for the first task and "
+        f"{duration(measured.last_pickup)} for the last one, which find a slot free",
+    ]
 
 
-def _next(measured: Measured, root: UUID) -> Table:
-    fastedgy = command_name()
+def _next(measured: Measured, root: UUID) -> list[str]:
     from fastedgy.demo import tasks
 
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_row(Text("Where to look next", style="bold"))
+    fastedgy = command_name()
+    id = root.hex[-12:]
     rows = [
         (f"{fastedgy} queue stats", "how the tasks went, by name"),
-        (f"{fastedgy} queue show {root}", "the first task: arguments, context, logs, result"),
-        (f"{fastedgy} queue tree {root}", "it and its descendants"),
-        (f"{fastedgy} queue list --queue demo", "all of them, the newest first"),
+        (f"{fastedgy} queue show {id}", "the first task, with its log and context"),
+        (f"{fastedgy} queue tree {id}", "it and its descendants"),
+        (f"{fastedgy} queue list", "all tasks, the newest first"),
         (shlex.join(["less", tasks.__file__]), "the code that ran"),
     ]
     if measured.states["failed"]:
         rows.insert(0, (f"{fastedgy} queue list --state failed", "those that failed"))
-    for command, what in rows:
-        table.add_row(Text(f"  {command}"), what)
-    return table
+    width = max(len(command) for command, _ in rows)
+    return ["Where to look next", *(f"  {command:<{width}}  {what}" for command, what in rows)]
 
 
 def keep_page(url: str, pids: Sequence[int], logs: Path, *, embedded: bool, err: bool) -> None:

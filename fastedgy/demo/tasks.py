@@ -8,6 +8,7 @@ Each arrow is a `parent=`: what it points to starts when everything before it is
 from __future__ import annotations
 
 import ast
+import os
 import sysconfig
 import tempfile
 from collections import Counter
@@ -22,7 +23,7 @@ from fastedgy.queued_tasks import QueuedTasks
 
 QUEUE = "demo"
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 logger = getLogger("demo")
 
@@ -44,11 +45,7 @@ def index_library(tasks: QueuedTasks = Inject(QueuedTasks)) -> int:
 
     All of these are written with one statement, when this function has returned.
     """
-    files = [
-        str(file)
-        for file in sorted(LIBRARY.rglob("*.py"))
-        if not NOT_LIBRARY.intersection(file.relative_to(LIBRARY).parts)
-    ]
+    files = source_files()
     logger.info("found %d source files in %s", len(files), LIBRARY)
     set_context("files", len(files))
 
@@ -104,6 +101,15 @@ async def write_report() -> dict[str, Any]:
     Path(report["file"]).write_text(as_markdown(report), encoding="utf-8")
     logger.info("wrote %s", report["file"])
     return report
+
+
+def source_files() -> list[str]:
+    """The library's own source files, without its tests."""
+    found = []
+    for folder, folders, names in os.walk(LIBRARY):
+        folders[:] = sorted(set(folders) - NOT_LIBRARY)  # where to walk on
+        found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
+    return found
 
 
 def name_of(file: str) -> str:

@@ -141,13 +141,15 @@ class QueuedTaskRef:
     async def retry(self) -> None:
         """Run a failed or cancelled task again: the same row, with a fresh budget.
 
-        Raises InvalidTransition when it is in another state, or has a parent that came to nothing.
+        Raises InvalidTransition when it is in another state, has a parent that came to nothing, or
+        another task has its unique key by now.
         """
         id = await self.get_task_id()
         if not await self._service.retry(id):
             raise InvalidTransition(
-                f"Task {id} cannot be retried: it is {await self.get_state()}, or one of its "
-                "parents failed or was cancelled (retry that one first)."
+                f"Task {id} cannot be retried: it is {await self.get_state()}, one of its parents "
+                "failed or was cancelled (retry that one first), or another task has its unique "
+                "key."
             )
 
     async def logs(self) -> list[details.LogRow]:

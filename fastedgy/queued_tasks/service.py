@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -23,6 +24,7 @@ from fastedgy.database import (
 )
 from fastedgy.errors import NoOpenBuffer
 from fastedgy.models import queue_tables
+from fastedgy.queued_task.batching import use_producer
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.buffer import Buffer, Pending, open_buffer
@@ -200,7 +202,9 @@ class QueuedTasks:
                 self._connections = Connections(url, settings, self.config)
                 stack.push_async_callback(self.close)
             buffer, outer = Buffer(), open_buffer.get()
+            around = _open_script.get()
             open_buffer.set(buffer)
+            _open_script.set(self)
 
             async def leave(
                 kind: type[BaseException] | None,
@@ -208,6 +212,7 @@ class QueuedTasks:
                 traceback: TracebackType | None,
             ) -> None:
                 open_buffer.set(outer)
+                _open_script.set(around)
                 try:
                     if error is None:
                         await self._write(buffer)
@@ -369,3 +374,19 @@ def channels_of(config: QueuedTaskConfig) -> Channels:
     if not config.use_postgresql_notify:
         return Channels(None, None, None)
     return Channels(config.notify_channel, config.done_channel, config.control_channel)
+
+
+_open_script: ContextVar[QueuedTasks | None] = ContextVar("fastedgy_open_script", default=None)
+"""The producer whose `async with` block is open here. An application's is in the container."""
+
+
+def _producer() -> QueuedTasks:
+    from fastedgy.dependencies import get_service, has_service  # FastAPI, which scripts do without
+
+    script = _open_script.get()
+    if script is None and not has_service(QueuedTasks):
+        raise NoOpenBuffer
+    return script or get_service(QueuedTasks)
+
+
+use_producer(_producer)

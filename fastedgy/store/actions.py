@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from asyncpg import Connection
+from asyncpg import Connection, Record, UniqueViolationError
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import doom
 from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import Statement
+from fastedgy.store.statements import HISTORY, Statement
 
 # A task that runs is asked to stop; its worker hears of it at once, or with its next heartbeat.
 CANCEL = Statement("""
@@ -34,7 +35,8 @@ RETURNING task.id, task.state, task.has_children, task.awaited
 
 # The same row with a fresh budget. Its parents are looked at again: one that came to nothing keeps
 # it from running, unless it said that it runs all the same.
-RETRY = Statement("""
+RETRY = Statement(
+    """
 WITH held AS (
     SELECT id, on_parent_failure FROM $tasks
      WHERE id = ANY ($1::uuid[]) AND state IN ('failed', 'cancelled')
@@ -71,8 +73,7 @@ UPDATE $tasks AS task
        attempt = 0, losses = 0, alone = false, run = task.run + 1, cancel_requested = false,
        date_enqueued = clock_timestamp(), date_due = NULL, date_ended = NULL,
        error_type = NULL, error_message = NULL, error_traceback = NULL, result = NULL,
-       history = (CASE WHEN jsonb_array_length(task.history) >= 20
-                       THEN task.history - 0 ELSE task.history END)
+       history = ($history)
                  || jsonb_build_object(
                       'run', task.run, 'attempt', task.attempt, 'what', task.state,
                       'worker_id', task.worker_id, 'started', task.date_started,
@@ -81,7 +82,9 @@ UPDATE $tasks AS task
   FROM judged
  WHERE task.id = judged.id AND judged.dead = 0 AND task.state IN ('failed', 'cancelled')
 RETURNING task.id, task.queue, task.priority
-""")
+""",
+    history=HISTORY,
+)
 
 CLEAR = Statement("""
 SELECT id FROM $tasks
@@ -145,13 +148,29 @@ async def retry(
 ) -> list[UUID]:
     """Run failed and cancelled tasks again: the same rows, with a fresh budget.
 
-    Returns those that will run. Left alone: tasks in other states, and those with a parent that
-    failed or was cancelled (retry that one first).
+    Returns those that will run. Left alone: tasks in other states, those with a parent that failed
+    or was cancelled (retry that one first), and those whose unique key another task holds by now.
     """
     async with connection.transaction():
-        rows = await connection.fetch(RETRY[tables], list(ids))
+        try:
+            async with connection.transaction():
+                rows = await connection.fetch(RETRY[tables], list(ids))
+        except UniqueViolationError:
+            rows = await _retry_singly(connection, tables, ids)
         await ring(connection, channels.tasks, {(row["queue"], row["priority"]) for row in rows})
     return [row["id"] for row in rows]
+
+
+async def _retry_singly(
+    connection: Connection, tables: Tables, ids: Sequence[UUID]
+) -> list[Record]:
+    """Another task holds the key of one of them; find it, so that the others can run."""
+    rows: list[Record] = []
+    for id in ids:
+        with suppress(UniqueViolationError):  # the one: it stays as it is
+            async with connection.transaction():
+                rows += await connection.fetch(RETRY[tables], [id])
+    return rows
 
 
 async def clear(
@@ -174,9 +193,11 @@ async def clear(
             dead = [
                 row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]
             ]
+            awaited = [row["id"] for row in rows if row["awaited"]]
             if dead:
-                await doom(connection, tables, dead)
-            await tell(connection, channels.done,
-                       [row["id"] for row in rows if row["awaited"]])  # fmt: skip
+                released = await doom(connection, tables, dead)
+                awaited += released.awaited
+                await ring(connection, channels.tasks, released.lanes)
+            await tell(connection, channels.done, awaited)
             total += await connection.fetchval(DELETE[tables], ended)
     return total

@@ -20,7 +20,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.store.family import Released, doom, settle
 from fastedgy.store.notify import Channels, tell
 from fastedgy.store.outcomes import Outcome
-from fastedgy.store.statements import Statement
+from fastedgy.store.statements import HISTORY, Statement
 
 # The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
 # a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
@@ -48,7 +48,8 @@ WITH ended AS (
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 """)
 
-FINISH_ANY = Statement("""
+FINISH_ANY = Statement(
+    """
 UPDATE $tasks AS task
    SET state = final.state, losses = 0, alone = false,
        result = outcome.result,
@@ -67,8 +68,7 @@ UPDATE $tasks AS task
                             ELSE outcome.error_message END,
        error_traceback = outcome.error_traceback,
        history = CASE WHEN final.state IN ('done', 'failed', 'cancelled') THEN task.history
-                 ELSE (CASE WHEN jsonb_array_length(task.history) >= 20
-                            THEN task.history - 0 ELSE task.history END)
+                 ELSE ($history)
                       || jsonb_build_object(
                            'run', task.run, 'attempt', task.attempt, 'what', outcome.word,
                            'worker_id', task.worker_id,
@@ -88,7 +88,9 @@ UPDATE $tasks AS task
  WHERE task.id = outcome.id AND task.run = outcome.run AND task.state || '' = 'doing'
 RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited,
           task.auto_remove, task.cancel_requested
-""")
+""",
+    history=HISTORY,
+)
 
 # A cancel request that came too late for the worker to hear: the next run does not happen.
 CANCEL_REQUESTED = Statement("""

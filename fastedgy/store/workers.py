@@ -16,7 +16,7 @@ from asyncpg import Connection
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import doom
 from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import Statement
+from fastedgy.store.statements import HISTORY, Statement
 
 REGISTER = Statement("""
 INSERT INTO $workers (id, server_name, pid, supervisor_id, queues, concurrency, version)
@@ -69,7 +69,8 @@ UPDATE $workers
 RETURNING id
 """)
 
-TAKE_BACK = Statement("""
+TAKE_BACK = Statement(
+    """
 UPDATE $tasks AS task
    SET state = final.state,
        run = least(task.run, 2147483646) + 1,
@@ -84,8 +85,7 @@ UPDATE $tasks AS task
        error_message = CASE WHEN final.state = 'cancelled'
                             THEN coalesce(task.error_message, 'Cancelled on request.')
                             WHEN final.lost = 1 THEN $2::text END,
-       history = (CASE WHEN jsonb_array_length(task.history) >= 20
-                       THEN task.history - 0 ELSE task.history END)
+       history = ($history)
                  || jsonb_build_object(
                       'run', task.run, 'attempt', task.attempt,
                       'what', CASE WHEN final.lost = 1 THEN 'lost' ELSE 'interrupted' END,
@@ -109,7 +109,9 @@ UPDATE $tasks AS task
  WHERE task.id = final.id
 RETURNING task.id, task.state, task.queue, task.priority, task.alone, task.has_children,
           task.awaited, final.lost
-""")
+""",
+    history=HISTORY,
+)
 
 # Owners of running tasks that have no living worker row: forged, restored from a backup, or left
 # by a worker that could not hand them back. Jumps from owner to owner.

@@ -55,7 +55,8 @@ async def finish(connection: asyncpg.Connection, *records: Any, **facts: Any) ->
 
 
 def line(record: Any, seq: int = 0, message: str = "hello") -> LogLine:
-    return LogLine(record["id"], record["run"], seq, "info", time.monotonic(), "shop", message, None)
+    now = time.monotonic()
+    return LogLine(record["id"], record["run"], seq, "info", now, "shop", message, None)
 
 
 async def messages(connection: asyncpg.Connection) -> list[str]:

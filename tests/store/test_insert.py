@@ -422,9 +422,7 @@ async def test_of_fifty_tasks_with_one_key_at_once_one_is_written(
         async def some(own: asyncpg.Connection, mine: list[NewTask]) -> list[UUID]:
             return [id for task in mine for id in (await write(own, task)).taken]
 
-        taken = await asyncio.gather(
-            *(some(own, tasks[n::10]) for n, own in enumerate(opened))
-        )
+        taken = await asyncio.gather(*(some(own, tasks[n::10]) for n, own in enumerate(opened)))
 
     assert await count(connection) == 1
     kept_out = {id for ids in taken for id in ids}
@@ -510,9 +508,7 @@ async def test_an_insert_may_be_repeated_when_its_tasks_have_gone_on(
 # The bell
 
 
-async def test_the_bell_names_the_lanes(
-    connection: asyncpg.Connection, database_url: str
-) -> None:
+async def test_the_bell_names_the_lanes(connection: asyncpg.Connection, database_url: str) -> None:
     async with listening(database_url) as ear:
         await write(connection, new(), new(), channel=CHANNELS.tasks)
         await write(

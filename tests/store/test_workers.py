@@ -1,4 +1,4 @@
-"""Workers as rows: heartbeats, what becomes of the tasks of those that are gone, and who may say so."""
+"""Workers as rows: their heartbeats, and what becomes of the tasks of those that are gone."""
 
 from __future__ import annotations
 
