@@ -11,9 +11,10 @@ from uuid import UUID
 from asyncpg import Connection
 
 from benchmarks import floor
-from benchmarks.harness import BenchmarkError, Lab, T, connect, fill, pool, producer, settle
+from benchmarks.harness import BenchmarkError, Lab, T, fill, pool, producer, settle
 from benchmarks.report import Bar, Figures, Scenario
 from benchmarks.tasks import noop, traced
+from fastedgy.database import connect
 
 DRAIN = 60_000
 REFERENCE = 30_000
@@ -191,7 +192,7 @@ SCENARIOS = (
         "no-op async tasks, 1 worker process",
         drain_1,
         (Bar("ratio", 0.5, "of raw claim and complete by 500"),),
-        note="Also: 2.0 × the fastest peer (compare).",
+        note="Also: 2.0 times the fastest peer (compare).",
     ),
     Scenario(
         "drain_2",
@@ -199,7 +200,7 @@ SCENARIOS = (
         "no-op async tasks, 2 worker processes",
         drain_2,
         (Bar("ratio", 0.4, "of raw claim and complete, 2 connections"),),
-        note="Also: 1.8 × the fastest peer (compare).",
+        note="Also: 1.8 times the fastest peer (compare).",
     ),
     Scenario(
         "traced",

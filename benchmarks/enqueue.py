@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from benchmarks import floor
-from benchmarks.harness import BenchmarkError, Lab, T, connect, producer, settle
+from benchmarks.harness import BenchmarkError, Lab, T, producer, settle
 from benchmarks.report import Bar, Figures, Scenario
 from benchmarks.tasks import noop
+from fastedgy.database import connect
 
 ONE = 3_000
 MANY = 200_000
@@ -71,7 +72,7 @@ SCENARIOS = (
         "await add_task(…), one commit each",
         enqueue_one,
         (Bar("ratio", 0.6, "of one raw INSERT per commit"),),
-        note="Also: 1.2 × the fastest peer (compare).",
+        note="Also: 1.2 times the fastest peer (compare).",
     ),
     Scenario(
         "enqueue_many",
@@ -79,6 +80,6 @@ SCENARIOS = (
         "add_tasks(…) and flush(), 5,000 a time",
         enqueue_many,
         (Bar("ratio", 0.7, "of the faster of unnest and COPY"),),
-        note="Also: 1.5 × the fastest peer (compare).",
+        note="Also: 1.5 times the fastest peer (compare).",
     ),
 )

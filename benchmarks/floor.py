@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from asyncpg import Connection, Record
 
 from benchmarks.tasks import TRACES
 from fastedgy.database import connect
 from fastedgy.ids import new_id
-from fastedgy.store.statements import Statement
 from fastedgy.models.tables import Tables
+from fastedgy.store.statements import Statement
 from fastedgy.worker.wire import HELD_PLANS
 
 T = Tables()
@@ -277,5 +277,3 @@ class RawWorker:
                 else:
                     await connection.execute(COMPLETE, [row["id"]])
                     self._told.set()
-
-

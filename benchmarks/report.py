@@ -43,7 +43,6 @@ class Scenario:
     words: str
     once: Callable[[Lab], Awaitable[Figures]]
     bars: tuple[Bar, ...] = ()
-    lower_is_better: bool = False
     note: str = ""
     repeats: Callable[[Lab], Awaitable[list[Figures]]] | None = None
     """Instead of calling `once` repeatedly, where something is shared by the repetitions."""
@@ -134,8 +133,8 @@ class Result:
 
 def rounded(value: float) -> float:
     """Four significant digits."""
-    if not value or not math.isfinite(value):
-        return 0.0 if not value else value
+    if value == 0 or not math.isfinite(value):
+        return value
     return round(value, max(0, 3 - math.floor(math.log10(abs(value)))))
 
 
@@ -151,32 +150,36 @@ def percentiles(values: Sequence[float]) -> Figures:
 
 
 def show(results: Sequence[Result], console: Console) -> None:
-    """A table for people."""
+    """A table for people, and the notes below it."""
     table = Table(title="Medians; the floor is raw SQL in the same run", title_justify="left")
-    for heading in ("scenario", "measured", "value", "spread", "floor", "ratio", "bars"):
-        table.add_column(
-            heading, justify="right" if heading in ("value", "floor", "ratio") else "left"
-        )
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("spread", no_wrap=True)
+    table.add_column("floor", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("bars")
     for result in results:
         shown = result.as_json()
         low, high = shown["spread"]
         tails = [f"{name} {_number(shown[name])}" for name in PERCENTILES if name in shown]
-        bars = [
-            f"[{'green' if bar['holds'] else 'red'}]{'✓' if bar['holds'] else '✗'}[/] "
-            f"{bar['what']}: {_number(bar['value'])} ({'≤' if bar['at_most'] else '≥'} "
-            f"{bar['bar']:g})"
-            for bar in shown["bars"]
-        ]
         table.add_row(
             shown["scenario"],
-            result.scenario.words,
             f"{_number(shown['value'])} {shown['unit']}",
-            "\n".join([f"{_number(low)} – {_number(high)}", *tails]),
-            "–" if shown["floor"] is None else _number(shown["floor"]),
-            "–" if shown["ratio"] is None else f"{shown['ratio']:.2f}",
-            "\n".join(bars + ([f"[dim]{shown['note']}[/]"] if shown["note"] else [])),
+            "\n".join([f"{_number(low)} to {_number(high)}", *tails]),
+            "-" if shown["floor"] is None else _number(shown["floor"]),
+            "-" if shown["ratio"] is None else f"{shown['ratio']:.2f}",
+            "\n".join(_bar(bar) for bar in shown["bars"]),
         )
     console.print(table)
+    for result in results:
+        scenario = result.scenario
+        console.print(f"{scenario.name}: {scenario.words}. {scenario.note}", style="dim")
+
+
+def _bar(bar: dict[str, Any]) -> str:
+    colour, mark = ("green", "✓") if bar["holds"] else ("red", "✗")
+    sign = "≤" if bar["at_most"] else "≥"
+    return f"[{colour}]{mark}[/] {_number(bar['value'])} {sign} {bar['bar']:g} {bar['what']}"
 
 
 def _number(value: float) -> str:

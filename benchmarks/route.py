@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from benchmarks.harness import ROOT, BenchmarkError, Lab, T, connect, settle
+from benchmarks.harness import ROOT, START_LIMIT, BenchmarkError, Lab, T, settle
 from benchmarks.report import Bar, Figures, Scenario
+from fastedgy.database import connect
 
 CLIENTS = 16
 SECONDS = 5.0
@@ -22,16 +23,16 @@ REQUEST = b"POST /tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n
 @asynccontextmanager
 async def served(app: str, url: str) -> AsyncIterator[int]:
     """An application of benchmarks/app.py under uvicorn; its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", f"benchmarks.app:{app}", "--fd",
-               str(listener.fileno()), "--log-level", "warning"]  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", f"benchmarks.app:{app}", "--port", str(port),
+               "--log-level", "warning"]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url},
-        stdin=asyncio.subprocess.DEVNULL, pass_fds=(listener.fileno(),),
+        stdin=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    listener.close()
     try:
+        await _listening(process, port)
         yield port
     finally:
         with suppress(ProcessLookupError):
@@ -41,6 +42,17 @@ async def served(app: str, url: str) -> AsyncIterator[int]:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+async def _listening(process: asyncio.subprocess.Process, port: int) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline and process.returncode is None:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.05)
+    raise BenchmarkError("The server did not start.")
 
 
 async def requests(port: int, until: float) -> int:

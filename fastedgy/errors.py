@@ -123,7 +123,7 @@ class ParentNotFound(FastEdgyError, LookupError):
         names = ", ".join(str(id) for id in ids)
         super().__init__(
             f"No task has the id {names}, which was given as parent=. Nothing of this flush was "
-            "written. A parent must be committed, or be added in the same request."
+            "written. A parent must be committed, or be added in the same request and block."
         )
         self.ids = ids
 

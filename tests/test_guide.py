@@ -255,4 +255,3 @@ def test_the_variables_of_the_guide_configure_the_workers(
     with Background(start, TESTS, env) as pool:
         pool.wait_for("workers=4")
         pool.wait_for("worker ready", times=4)
-

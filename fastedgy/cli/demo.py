@@ -118,10 +118,10 @@ async def _demo(
     settings = context.settings
     async with AsyncExitStack() as at_the_end:
         url, place = await _database(settings, at_the_end)
-        screen.tell("Database", place)
         connections = Connections(url, settings, context.config)
         at_the_end.push_async_callback(connections.close)
         await _migrate(url, connections)
+        screen.tell("Database", place)
 
         logs = Path(tempfile.mkdtemp(prefix="fastedgy-demo-"))
         at_the_end.callback(shutil.rmtree, logs, ignore_errors=True)

@@ -20,7 +20,7 @@ class Pending:
 
     `parents` are ids, or refs whose id is known only once their unique key was looked at.
     `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
-    where it was added to.
+    where it was added to. `on_its_way`: it is being written, so it is too late to leave it out.
     """
 
     row: NewTask
@@ -28,6 +28,7 @@ class Pending:
     parents: list[UUID | QueuedTaskRef]
     on_duplicate: str = "existing"
     in_transaction: bool = False
+    on_its_way: bool = False
     buffer: Buffer | None = None
 
 
@@ -44,6 +45,8 @@ class Buffer:
         """All that is in it; it is empty afterwards."""
         tasks, self.tasks = self.tasks, []
         cancellations, self.cancellations = self.cancellations, {}
+        for pending in tasks:
+            pending.on_its_way = True
         return tasks, cancellations
 
     def drop(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from fastedgy.errors import InvalidFunction, InvalidOption
+from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption
 from fastedgy.ids import new_id
 from fastedgy.queued_task.closures import pack
 from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
@@ -57,7 +57,7 @@ class TaskMaker:
         batch = [
             self._pending(function, closure, (), dict(call), parents)
             if isinstance(call, Mapping)
-            else self._pending(function, closure, tuple(call), {}, parents)
+            else self._pending(function, closure, _positional(function, call), {}, parents)
             for call in calls
         ]
         self._service._add(batch)
@@ -108,6 +108,15 @@ class TaskMaker:
         ref = QueuedTaskRef(service, None if unique_key is not None else id)
         ref._pending = Pending(row, ref, parents, options.on_duplicate or "existing")
         return ref._pending
+
+
+def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:
+    if isinstance(call, str | bytes) or not isinstance(call, Iterable):
+        raise InvalidArguments(
+            f"{function.name}: each of the calls is a list of arguments or a mapping of them, not "
+            f"{call!r}. A single argument is written ({call!r},)."
+        )
+    return tuple(call)
 
 
 def _parents(parent: Parent | Iterable[Parent] | None) -> list[UUID | QueuedTaskRef]:

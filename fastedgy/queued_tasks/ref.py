@@ -19,7 +19,7 @@ from fastedgy.queued_task.encoding import loads
 from fastedgy.store import details, watch
 
 if TYPE_CHECKING:
-    from fastedgy.queued_tasks.buffer import Pending
+    from fastedgy.queued_tasks.buffer import Buffer, Pending
     from fastedgy.queued_tasks.service import QueuedTasks
 
 ENDED = ("done", "failed", "cancelled")
@@ -96,23 +96,21 @@ class QueuedTaskRef:
                 "wait() inside the transaction that is to write the task would never end: no "
                 "worker sees the task before the commit. Leave the transaction first."
             )
+        if self._pending is not None:
+            self._pending.row.awaited = True  # told from its birth on
         waiter = service._waiter()
         await waiter.start(timeout=5.0)
-        told_at_birth = self._pending is not None and self._id is not None
-        if self._pending is not None and told_at_birth:
-            self._pending.row.awaited = True
-        else:
+        if self._id is None:
             await self._written()
         id = self._id
-        assert id is not None
+        assert id is not None  # it is written, or has no unique key
         with waiter.watch(id) as woken:
-            if told_at_birth:
-                await self._written()
-            else:
-                async with service._connection() as connection:
-                    row = await watch.mark_awaited(connection, service._tables, id)
-                if row is None or row["state"] in ENDED:
-                    return _outcome(row, id)
+            await self._written()
+            # Looked at in any case: it may have been on its way already, or be born dead.
+            async with service._connection() as connection:
+                row = await watch.mark_awaited(connection, service._tables, id)
+            if row is None or row["state"] in ENDED:
+                return _outcome(row, id)
             pause = 0.02
             while True:
                 with suppress(TimeoutError):
@@ -132,11 +130,13 @@ class QueuedTaskRef:
         A task that runs is asked to stop. One that has ended is left alone. A task that was not
         written yet never will be, and its state is `cancelled`.
         """
-        if self._pending is not None and self._state is None:
-            self._state = "cancelled"
-        elif self._id is not None and self._state is None:
-            self._service._ask_to_cancel(self._id, reason)
-        return Cancellation(self, reason)
+        buffer = None
+        if self._state is None:
+            if self._pending is not None and not self._pending.on_its_way:
+                self._state = "cancelled"
+            elif self._id is not None:
+                buffer = self._service._ask_to_cancel(self._id, reason)
+        return Cancellation(self, reason, buffer)
 
     async def retry(self) -> None:
         """Run a failed or cancelled task again: the same row, with a fresh budget.
@@ -203,11 +203,12 @@ class QueuedTaskRef:
 class Cancellation:
     """What `cancel()` returns: `await` it to have it done now."""
 
-    __slots__ = ("_reason", "_ref")
+    __slots__ = ("_buffer", "_reason", "_ref")
 
-    def __init__(self, ref: QueuedTaskRef, reason: str | None) -> None:
+    def __init__(self, ref: QueuedTaskRef, reason: str | None, buffer: Buffer | None) -> None:
         self._ref = ref
         self._reason = reason
+        self._buffer = buffer
 
     def __await__(self) -> Generator[Any, None, bool]:
         """True when the task is cancelled or was asked to stop, False when it had ended."""
@@ -215,6 +216,10 @@ class Cancellation:
 
     async def _do(self) -> bool:
         ref = self._ref
+        if self._buffer is not None and ref._id is not None:
+            self._buffer.cancellations.pop(ref._id, None)  # done now, and not once more later
+        if ref._state is None and ref._pending is not None:
+            await ref._written()
         if ref._state == "cancelled" or ref._id is None:
             return True
         return bool(await ref._service.cancel(ref._id, reason=self._reason))

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -74,7 +75,8 @@ class QueuedTasks:
         self._listener: Waiter | None = None
         self._loose = Buffer()
         self._background: set[asyncio.Task[None]] = set()
-        self._script: AsyncExitStack | None = None
+        self._scripts: list[_Script] = []
+        self._owns_connections = False
 
     # What users call.
 
@@ -195,33 +197,16 @@ class QueuedTasks:
             open_buffer.set(outer)
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            if self._connections is None:
-                settings = Settings()
-                url = await resolve_url(settings)
+        if self._connections is None:
+            settings = Settings()
+            url = await resolve_url(settings)
+            if self._connections is None:  # nobody was faster meanwhile
                 self._connections = Connections(url, settings, self.config)
-                stack.push_async_callback(self.close)
-            buffer, outer = Buffer(), open_buffer.get()
-            around = _open_script.get()
-            open_buffer.set(buffer)
-            _open_script.set(self)
-
-            async def leave(
-                kind: type[BaseException] | None,
-                error: BaseException | None,
-                traceback: TracebackType | None,
-            ) -> None:
-                open_buffer.set(outer)
-                _open_script.set(around)
-                try:
-                    if error is None:
-                        await self._write(buffer)
-                finally:
-                    buffer.drop()
-                    buffer.closed = True
-
-            stack.push_async_exit(leave)
-            self._script = stack.pop_all()
+                self._owns_connections = True
+        script = _Script(Buffer(), open_buffer.get(), _open_script.get())
+        self._scripts.append(script)
+        open_buffer.set(script.buffer)
+        _open_script.set(self)
         return self
 
     async def __aexit__(
@@ -230,16 +215,29 @@ class QueuedTasks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        script, self._script = self._script, None
-        if script is not None:
-            await script.__aexit__(kind, error, traceback)
+        # Blocks may be nested, and several asyncio tasks may have one each: the buffer that is open
+        # here tells which one ends.
+        here = open_buffer.get()
+        script = next((each for each in self._scripts if each.buffer is here), self._scripts[-1])
+        self._scripts.remove(script)
+        open_buffer.set(script.outer)
+        _open_script.set(script.around)
+        try:
+            if error is None:
+                await self._write(script.buffer)
+        finally:
+            script.buffer.drop()
+            script.buffer.closed = True
+            if self._owns_connections and not self._scripts:
+                await self.close()
 
     async def close(self) -> None:
         """Write what is still on its way in the background, and close the connections."""
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
-        if self._listener is not None:
-            await self._listener.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.close()
         if self._connections is not None:
             await self._connections.close()
 
@@ -254,10 +252,11 @@ class QueuedTasks:
         buffer.tasks.extend(batch)
         self._schedule(buffer)
 
-    def _ask_to_cancel(self, id: UUID, reason: str | None) -> None:
+    def _ask_to_cancel(self, id: UUID, reason: str | None) -> Buffer:
         buffer = self._buffer()
         buffer.cancellations[id] = reason
         self._schedule(buffer)
+        return buffer
 
     def _buffer(self) -> Buffer:
         """The buffer of the route, block, script or task that is running; else the loose one."""
@@ -284,14 +283,17 @@ class QueuedTasks:
             raise NoOpenBuffer from None
         task = loop.create_task(self._write_loose(), name="fastedgy background enqueue")
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     async def _write_loose(self) -> None:
-        while self._loose:
-            try:
-                await self._write(self._loose)
-            except Exception:
-                logger.exception("Tasks that were added outside a route and a task are lost")
+        try:
+            while self._loose:
+                try:
+                    await self._write(self._loose)
+                except Exception:
+                    logger.exception("Tasks that were added outside a route and a task are lost")
+        finally:
+            # Before anybody else's turn: a task that is added from here on needs a new writer.
+            self._background.clear()
 
     async def _write_now(self, ref: QueuedTaskRef) -> None:
         """Write the buffer that holds this ref's task, and everything beside it."""
@@ -374,6 +376,15 @@ def channels_of(config: QueuedTaskConfig) -> Channels:
     if not config.use_postgresql_notify:
         return Channels(None, None, None)
     return Channels(config.notify_channel, config.done_channel, config.control_channel)
+
+
+@dataclass(slots=True, eq=False)
+class _Script:
+    """An open `async with` block: what it collects, and what was open around it."""
+
+    buffer: Buffer
+    outer: Buffer | None
+    around: QueuedTasks | None
 
 
 _open_script: ContextVar[QueuedTasks | None] = ContextVar("fastedgy_open_script", default=None)

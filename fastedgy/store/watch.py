@@ -18,7 +18,7 @@ WITH marked AS (
  RETURNING id
 )
 SELECT task.id, task.name, task.state, task.result, task.error_type, task.error_message,
-       task.error_traceback, (SELECT count(*) FROM marked)
+       task.error_traceback, task.awaited OR EXISTS (SELECT FROM marked) AS told
   FROM $tasks AS task WHERE task.id = $1
 """)
 
@@ -34,7 +34,11 @@ PARENTS = Statement("SELECT parent_id AS id FROM $links WHERE child_id = $1 ORDE
 
 async def mark_awaited(connection: Connection, tables: Tables, id: UUID) -> Record | None:
     """Ask that the task's end be told on the channel; returns the row as it was before."""
-    return await connection.fetchrow(AWAIT[tables], id)
+    row = await connection.fetchrow(AWAIT[tables], id)
+    if row is not None and not row["told"]:
+        # It has ended, perhaps at this very moment: then the row above is of the moment before.
+        return await read_outcome(connection, tables, id)
+    return row
 
 
 async def read_outcome(connection: Connection, tables: Tables, id: UUID) -> Record | None:

@@ -102,7 +102,9 @@ def test_a_variable_sets_its_field(
 
 
 def test_every_variable_that_the_pages_name_exists() -> None:
-    known = {name for cls in CLASSES for field in cls.model_fields for name in variables(cls, field)}
+    known = {
+        name for cls in CLASSES for field in cls.model_fields for name in variables(cls, field)
+    }
     unknown = {}
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         named = set(re.findall(r"\bQUEUE_[A-Z_]+[A-Z]\b", path.read_text(encoding="utf-8")))

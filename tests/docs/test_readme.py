@@ -48,11 +48,19 @@ def test_it_shows_exactly_the_two_commands() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_between_pages_lead_somewhere(name: str) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", page(name))
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page(name), flags=re.M | re.S)
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", prose)
 
-    missing = [target for target in targets if not ((ROOT / name).parent / target).exists()]
+    for target, anchor in targets:
+        place = (ROOT / name).parent / target if target else ROOT / name
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), f"{target}#{anchor}"
 
-    assert missing == []
+
+def anchors(place: Path) -> set[str]:
+    """The places in a page that a link can lead to."""
+    titles = re.findall(r"^#+ +(.*?) *$", place.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,0 +1,120 @@
+"""A steady flow: a producer that keeps a bounded number of tasks before the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from asyncpg import Connection
+
+from benchmarks.harness import BenchmarkError, Pool, T, producer
+from benchmarks.tasks import noop, probe
+from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
+
+BATCH = 1_000
+OUTSTANDING = 5
+"""Batches that may be unfinished: with 5,000 tasks the worker never runs dry."""
+PROBE_EVERY = 0.02
+Lane = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Flowed:
+    """How many tasks flowed, and when, by the database's clock: until the producer ended."""
+
+    tasks: int
+    began: datetime
+    ended: datetime
+
+
+async def flow(
+    url: str,
+    running: Pool,
+    *,
+    lanes: Sequence[Lane],
+    count: int,
+    at_least: float = 0.0,
+    at_most: float = 300.0,
+    probe_lane: Lane | None = None,
+) -> Flowed:
+    """Let tasks flow until there were `count` and `at_least` seconds have passed.
+
+    The last task of each batch is waited for, and a lane is a line: that bounds what is ahead of
+    the workers without asking the table. `probe_lane`: one task every 20 ms goes there, for its
+    latency. Raises BenchmarkError after `at_most` seconds.
+    """
+    done = asyncio.Event()
+    async with producer(url) as tasks:
+        probing = asyncio.create_task(_probe(tasks, probe_lane, done)) if probe_lane else None
+        began = await running.watch.fetchval("SELECT clock_timestamp()")
+        start = time.monotonic()
+        pending: deque[tuple[QueuedTaskRef, asyncio.Task[object]]] = deque()
+        added, turn = 0, 0
+        while added < count or time.monotonic() - start < at_least:
+            running.check()
+            queue, priority = lanes[turn % len(lanes)]
+            turn += 1
+            last = tasks.task(queue=queue, priority=priority).add_tasks(
+                noop, [(number,) for number in range(added, added + BATCH)]
+            )[-1]
+            ended = asyncio.create_task(last.wait(timeout=at_most))
+            await tasks.flush()
+            pending.append((last, ended))
+            added += BATCH
+            while sum(not ended.done() for _, ended in pending) >= OUTSTANDING:
+                await asyncio.wait(
+                    [ended for _, ended in pending if not ended.done()],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            while pending and pending[0][1].done():
+                pending.popleft()[1].result()
+            if time.monotonic() - start > at_most:
+                raise BenchmarkError(f"Only {added} tasks flowed within {at_most:g} s.")
+        last_moment = await running.watch.fetchval("SELECT clock_timestamp()")
+        for _, ended in pending:
+            await ended
+        done.set()
+        if probing is not None:
+            added += await probing
+    return Flowed(added, began, last_moment)
+
+
+async def _probe(tasks: QueuedTasks, lane: Lane, done: asyncio.Event) -> int:
+    sent = 0
+    made = tasks.task(queue=lane[0], priority=lane[1])
+    last: QueuedTaskRef | None = None
+    while not done.is_set():
+        last = made.add_task(probe, sent)
+        await tasks.flush()
+        sent += 1
+        await asyncio.sleep(PROBE_EVERY)
+    if last is not None:
+        await last.wait(timeout=30)
+    return sent
+
+
+async def rate(connection: Connection, start: datetime, end: datetime) -> float:
+    """Tasks a second that ended between two moments."""
+    found: int = await connection.fetchval(
+        f"SELECT count(*) FROM {T.tasks} WHERE date_ended >= $1 AND date_ended < $2", start, end
+    )
+    return found / (end - start).total_seconds()
+
+
+async def probe_p99(connection: Connection, start: datetime, end: datetime) -> float:
+    """The 99th percentile of the probes' wait in the line, in milliseconds."""
+    found: float | None = await connection.fetchval(
+        "SELECT percentile_disc(0.99) WITHIN GROUP ("
+        "         ORDER BY extract(epoch FROM date_started - date_enqueued)::float8)"
+        f" FROM {T.tasks} WHERE function LIKE '%:probe'"
+        "   AND date_enqueued >= $1 AND date_enqueued < $2",
+        start,
+        end,
+    )
+    if found is None:
+        raise BenchmarkError("No probe was sent in a window.")
+    return found * 1000
