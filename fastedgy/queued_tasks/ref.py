@@ -100,7 +100,7 @@ class QueuedTaskRef:
         await waiter.start(timeout=5.0)
         told_at_birth = self._pending is not None and self._id is not None
         if self._pending is not None and told_at_birth:
-            self._pending.row.awaited = True
+            self._pending.awaited = True
         else:
             await self._written()
         id = self._id
