@@ -81,7 +81,7 @@ def outcome(record: Any, word: str = "done", **facts: Any) -> Outcome:
     claimed = (record["id"], record["run"], now - 0.5, now)
     match word:
         case "done":
-            made = outcomes.done(*claimed, facts.get("result"))
+            made = outcomes.Done(*claimed, facts.get("result"))
         case "failed":
             made = outcomes.failed(*claimed, "ValueError", facts.get("message", "no such user"))
         case "cancelled":
