@@ -17,7 +17,7 @@ from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
 from fastedgy.store import claim, outcomes
 from fastedgy.store.finish import Finished, finish_any
-from fastedgy.store.insert import Inserted, NewTask, insert
+from fastedgy.store.insert import Inserted, NewTask, Spec, insert
 from fastedgy.store.notify import SILENT, Channels
 from fastedgy.store.outcomes import Outcome
 from fastedgy.worker.lanes import BEGINNING
@@ -32,8 +32,9 @@ OUTCOMES = ("done", "failed", "cancelled", "retry", "interrupted", "snoozed")
 
 def new(*parents: UUID, **columns: Any) -> NewTask:
     """A task that is not written yet."""
-    given = {"name": "shop.send", "function": "shop:send", "args": "[]", "kwargs": "{}"} | columns
-    return NewTask(given.pop("id", None) or new_id(), **given, parents=parents)
+    own = {name: columns.pop(name) for name in NewTask.__slots__ if name in columns}
+    spec = Spec(**{"name": "shop.send", "function": "shop:send"} | columns)
+    return NewTask(own.pop("id", None) or new_id(), spec, **own, parents=parents)
 
 
 async def write(
@@ -80,7 +81,7 @@ def outcome(record: Any, word: str = "done", **facts: Any) -> Outcome:
     claimed = (record["id"], record["run"], now - 0.5, now)
     match word:
         case "done":
-            made = outcomes.done(*claimed, facts.get("result"))
+            made = outcomes.Done(*claimed, facts.get("result"))
         case "failed":
             made = outcomes.failed(*claimed, "ValueError", facts.get("message", "no such user"))
         case "cancelled":

@@ -24,7 +24,7 @@ from fastedgy.errors import TaskFailed
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 
 TESTS = Path(__file__).parent
-GUIDE = (TESTS / "guide_app" / "queued-tasks-guide.md").read_text(encoding="utf-8")
+GUIDE = (TESTS / "guide_app" / "queued-tasks-guide.txt").read_text(encoding="utf-8")
 START_WORKERS, SHOW_STATUS = "fastedgy queue start --workers=3", "fastedgy queue status"
 
 

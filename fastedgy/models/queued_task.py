@@ -107,7 +107,9 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
 
     date_created: datetime = TimeField(default=now, server_default=sa.text("clock_timestamp()"))
     date_due: datetime | None = TimeField(null=True)
-    date_enqueued: datetime | None = TimeField(null=True)
+    date_enqueued: datetime | None = TimeField(
+        null=True, default=now, server_default=sa.text("clock_timestamp()")
+    )
     date_started: datetime | None = TimeField(null=True)
     date_ended: datetime | None = TimeField(null=True)
     timeout: float | None = columns.FloatField(null=True)

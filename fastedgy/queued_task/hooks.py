@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 logger = logging.getLogger("queued_task")
@@ -56,6 +56,11 @@ def clear_all_hooks() -> None:
 def any_hooks(kind: Kind) -> bool:
     """Whether there are hooks for that moment."""
     return bool(_hooks[kind])
+
+
+def registered(kind: Kind) -> Sequence[object]:
+    """The hooks of a moment, as they are at any time: for who asks often whether there are any."""
+    return _hooks[kind]
 
 
 async def run_hooks(kind: Kind, *args: Any, **keywords: Any) -> None:

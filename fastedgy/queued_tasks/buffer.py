@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from fastedgy.store.insert import NewTask
+from fastedgy.store.insert import NewTask, Spec
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.ref import QueuedTaskRef
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(NewTask):
     """A task on its way to its row.
 
-    `parents` are ids, or refs whose id is known only once their unique key was looked at.
-    `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
+    `wanted` are its parents: ids, or refs whose id is known only once their unique key was looked
+    at. `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
     where it was added to. `on_its_way`: it is being written, so it is too late to leave it out.
     """
 
-    row: NewTask
-    ref: QueuedTaskRef
-    parents: list[UUID | QueuedTaskRef]
-    on_duplicate: str = "existing"
-    in_transaction: bool = False
-    on_its_way: bool = False
-    buffer: Buffer | None = None
+    __slots__ = ("buffer", "in_transaction", "on_duplicate", "on_its_way", "ref", "wanted")
+
+    def __init__(
+        self,
+        id: UUID,
+        spec: Spec,
+        args: str,
+        kwargs: str,
+        unique_key: str | None,
+        on_duplicate: str,
+        wanted: Sequence[UUID | QueuedTaskRef],
+        ref: QueuedTaskRef,
+    ) -> None:
+        # Not by way of NewTask's: this runs for every task that is added.
+        self.id = id
+        self.spec = spec
+        self.args = args
+        self.kwargs = kwargs
+        self.parents = ()
+        self.unique_key = unique_key
+        self.awaited = False
+        self.context = "{}"
+        self.on_duplicate = on_duplicate
+        self.wanted = wanted
+        self.ref = ref
+        self.in_transaction = False
+        self.on_its_way = False
+        self.buffer: Buffer | None = None
+
+    def is_simple(self) -> bool:
+        """Whether nothing but the row itself is to be written or looked at."""
+        return not self.wanted and self.unique_key is None and self.ref._state is None
 
 
 @dataclass(slots=True)

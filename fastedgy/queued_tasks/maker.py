@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption
-from fastedgy.ids import new_id
+from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.closures import pack
 from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
-from fastedgy.store.insert import NewTask
+from fastedgy.store.insert import Spec
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
@@ -25,11 +26,12 @@ Parent = QueuedTaskRef | UUID | str
 class TaskMaker:
     """Makes tasks with these options. `tasks.task(queue="mail").add_task(send, address)`."""
 
-    __slots__ = ("_options", "_service")
+    __slots__ = ("_known", "_options", "_service")
 
     def __init__(self, service: QueuedTasks, options: TaskOptions) -> None:
         self._service = service
         self._options = options
+        self._known: dict[TaskFunction, _Kind] = {}
 
     def add_task(
         self,
@@ -39,8 +41,8 @@ class TaskMaker:
         **kwargs: Any,
     ) -> QueuedTaskRef:
         """Like `QueuedTasks.add_task`, with the options that this was made with."""
-        function, closure = self._describe(func)
-        pending = self._pending(function, closure, args, kwargs, _parents(parent))
+        kind = self._kind(func)
+        pending = self._pending(new_id(), kind, args, kwargs, _parents(parent))
         self._service._add([pending])
         return pending.ref
 
@@ -52,62 +54,73 @@ class TaskMaker:
         parent: Parent | Iterable[Parent] | None = None,
     ) -> list[QueuedTaskRef]:
         """Like `QueuedTasks.add_tasks`, with the options that this was made with."""
-        function, closure = self._describe(func)
+        kind = self._kind(func)
         parents = _parents(parent)
+        nothing: dict[str, Any] = {}
+        calls = calls if isinstance(calls, list) else list(calls)
         batch = [
-            self._pending(function, closure, (), dict(call), parents)
+            self._pending(id, kind, call, nothing, parents)
+            if type(call) is tuple
+            else self._pending(id, kind, (), dict(call), parents)
             if isinstance(call, Mapping)
-            else self._pending(function, closure, _positional(function, call), {}, parents)
-            for call in calls
+            else self._pending(id, kind, _positional(kind.function, call), nothing, parents)
+            for id, call in zip(new_ids(len(calls)), calls, strict=True)
         ]
         self._service._add(batch)
         return [pending.ref for pending in batch]
 
-    def _describe(self, func: Callable[..., Any]) -> tuple[TaskFunction, bytes | None]:
-        """The function, and itself as bytes if it has no import name and closures are allowed."""
+    def _kind(self, func: Callable[..., Any]) -> _Kind:
+        """What tasks of this function have in common. Worked out once, as far as it can be."""
+        closure = None
         try:
-            return describe(func), None
+            function = describe(func)
         except InvalidFunction:
             keys = self._service.config.signing_keys
             if not keys:
                 raise
-            return describe_closure(func), pack(func, keys)
-
-    def _pending(
-        self,
-        function: TaskFunction,
-        closure: bytes | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        parents: list[UUID | QueuedTaskRef],
-    ) -> Pending:
-        service = self._service
+            function, closure = describe_closure(func), pack(func, keys)
+        default = self._service.config.max_retries
+        kind = self._known.get(function)
+        if kind is not None and kind.default_retries == default:
+            return kind
         options = function.options.merge(self._options)
-        encoded_args, encoded_kwargs = function.bind(args, kwargs)
-        unique_key = function.unique_key(self._options, args, kwargs)
-        id = new_id()
-        row = NewTask(
-            id,
+        spec = Spec(
             options.name or function.name,
             function.path,
-            encoded_args,
-            encoded_kwargs,
             queue=options.queue or "default",
             priority=options.priority or 0,
-            max_retries=service.config.max_retries
-            if options.max_retries is None
-            else options.max_retries,
+            max_retries=default if options.max_retries is None else options.max_retries,
             timeout=options.timeout,
             delay=options.delay,
             at=options.at,
             on_parent_failure=options.on_parent_failure or "cancel",
-            unique_key=unique_key,
             auto_remove=bool(options.auto_remove),
             closure=closure,
         )
-        ref = QueuedTaskRef(service, None if unique_key is not None else id)
-        ref._pending = Pending(row, ref, parents, options.on_duplicate or "existing")
-        return ref._pending
+        kind = _Kind(
+            function, spec, options.on_duplicate or "existing", options.unique_key is not None,
+            default,
+        )  # fmt: skip
+        if closure is None:
+            self._known[function] = kind
+        return kind
+
+    def _pending(
+        self,
+        id: UUID,
+        kind: _Kind,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        parents: Sequence[UUID | QueuedTaskRef],
+    ) -> Pending:
+        function = kind.function
+        encoded_args, encoded_kwargs = function.bind(args, kwargs)
+        key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
+        ref = QueuedTaskRef(self._service, id if key is None else None)
+        ref._pending = pending = Pending(
+            id, kind.spec, encoded_args, encoded_kwargs, key, kind.on_duplicate, parents, ref
+        )
+        return pending
 
 
 def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:
@@ -119,9 +132,20 @@ def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:
     return tuple(call)
 
 
-def _parents(parent: Parent | Iterable[Parent] | None) -> list[UUID | QueuedTaskRef]:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A function with the options of its tasks. `default_retries`: what the settings said then."""
+
+    function: TaskFunction
+    spec: Spec
+    on_duplicate: str
+    has_key: bool
+    default_retries: int
+
+
+def _parents(parent: Parent | Iterable[Parent] | None) -> Sequence[UUID | QueuedTaskRef]:
     if parent is None:
-        return []
+        return ()
     if isinstance(parent, QueuedTaskRef | UUID | str):
         return [_parent(parent)]
     try:

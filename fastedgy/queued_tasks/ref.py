@@ -97,7 +97,7 @@ class QueuedTaskRef:
                 "worker sees the task before the commit. Leave the transaction first."
             )
         if self._pending is not None:
-            self._pending.row.awaited = True  # told from its birth on
+            self._pending.awaited = True  # told from its birth on
         waiter = service._waiter()
         await waiter.start(timeout=5.0)
         if self._id is None:

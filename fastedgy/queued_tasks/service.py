@@ -327,7 +327,7 @@ class QueuedTasks:
                 raise
 
     def _warn_of_late(self, tasks: list[Pending]) -> None:
-        late = dict.fromkeys(pending.row.name for pending in tasks if pending.in_transaction)
+        late = dict.fromkeys(pending.spec.name for pending in tasks if pending.in_transaction)
         if late and not self._in_transaction():
             logger.warning(
                 "%s was added inside a database transaction, but is written after it and by itself."

@@ -29,10 +29,10 @@ class TaskDraft:
 
     def __init__(self, row: NewTask) -> None:
         self.id: UUID = row.id
-        self.name = row.name
-        self.function = row.function
-        self.queue = row.queue
-        self.priority = row.priority
+        self.name = row.spec.name
+        self.function = row.spec.function
+        self.queue = row.spec.queue
+        self.priority = row.spec.priority
         self.context: dict[str, Any] = orjson.loads(row.context)
 
 
@@ -48,19 +48,17 @@ async def write(
 
     `again`: this is a repetition, its rows may be there already.
     """
-    tasks = _without_cancelled(tasks)
+    simple = all(pending.is_simple() for pending in tasks)
+    if not simple:
+        tasks = _without_cancelled(tasks)
     if tasks:
         drafts = await _before(tasks, again=again)
-        segments = _segments(tasks)
-        all_or_none = any(pending.on_duplicate == "error" for pending in tasks)
-        if len(segments) == 1 and not all_or_none:
+        if simple:
             await _insert(connection, service, tasks, again=again)
         else:
-            async with connection.transaction():
-                for segment in segments:
-                    await _insert(connection, service, segment, again=again)
+            await _insert_in_order(connection, service, tasks, again=again)
         for pending in tasks:
-            pending.ref._settle(pending.ref._id or pending.row.id)
+            pending.ref._settle(pending.ref._id or pending.id)
         for draft in drafts:
             await hooks.run_hooks("post_create", draft)
     if cancellations:
@@ -73,16 +71,27 @@ async def write(
             )
 
 
+async def _insert_in_order(
+    connection: Connection, service: QueuedTasks, tasks: list[Pending], *, again: bool
+) -> None:
+    segments = _segments(tasks)
+    all_or_none = any(pending.on_duplicate == "error" for pending in tasks)
+    if len(segments) == 1 and not all_or_none:
+        await _insert(connection, service, tasks, again=again)
+        return
+    async with connection.transaction():
+        for segment in segments:
+            await _insert(connection, service, segment, again=again)
+
+
 def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
     """Those that are still wanted. A child of a cancelled one meets its parent's fate."""
-    if all(pending.ref._state is None for pending in tasks):
-        return tasks
     kept = []
     for pending in tasks:
-        gone = [parent for parent in pending.parents
+        gone = [parent for parent in pending.wanted
                 if isinstance(parent, QueuedTaskRef) and parent._state == "cancelled"]  # fmt: skip
-        if gone and pending.row.on_parent_failure == "run":
-            pending.parents = [parent for parent in pending.parents if parent not in gone]
+        if gone and pending.spec.on_parent_failure == "run":
+            pending.wanted = [parent for parent in pending.wanted if parent not in gone]
         elif gone:
             pending.ref._state = "cancelled"
         if pending.ref._state is None:
@@ -96,11 +105,11 @@ async def _before(tasks: list[Pending], *, again: bool) -> list[TaskDraft]:
     """Run the hooks that may still change a task. Not a second time for a repetition."""
     if not hooks.any_hooks("pre_create") and not hooks.any_hooks("post_create"):
         return []
-    drafts = [TaskDraft(pending.row) for pending in tasks]
+    drafts = [TaskDraft(pending) for pending in tasks]
     if not again:
         for pending, draft in zip(tasks, drafts, strict=True):
             await hooks.run_hooks("pre_create", draft)
-            pending.row.context = orjson.dumps(draft.context).decode()
+            pending.context = orjson.dumps(draft.context).decode()
     return drafts
 
 
@@ -109,7 +118,7 @@ def _segments(tasks: list[Pending]) -> list[list[Pending]]:
     segments: list[list[Pending]] = [[]]
     unsure: set[QueuedTaskRef] = set()
     for pending in tasks:
-        if any(parent in unsure for parent in pending.parents):
+        if any(parent in unsure for parent in pending.wanted):
             segments.append([])
             unsure.clear()
         segments[-1].append(pending)
@@ -132,8 +141,8 @@ async def _insert(
     connection: Connection, service: QueuedTasks, tasks: list[Pending], *, again: bool
 ) -> None:
     for pending in tasks:
-        if pending.parents:
-            pending.row.parents = tuple(_id_of(parent) for parent in pending.parents)
+        if pending.wanted:
+            pending.parents = tuple(_id_of(parent) for parent in pending.wanted)
     waiting = tasks
     # A key that is taken may be free again before its holder is found; then the insert is due
     # once more. Bounded, since each round lost its race against another process.
@@ -141,7 +150,7 @@ async def _insert(
         result = await insert(
             connection,
             service._tables,
-            [pending.row for pending in waiting],
+            waiting,
             channel=service._channels.tasks,
             again=again,
             timeout=service.config.statement_timeout,
@@ -149,13 +158,13 @@ async def _insert(
         if not result.taken:
             break
         taken = set(result.taken)
-        losers = [pending for pending in waiting if pending.row.id in taken]
+        losers = [pending for pending in waiting if pending.id in taken]
         holders = await find_holders(
-            connection, service._tables, [str(pending.row.unique_key) for pending in losers]
+            connection, service._tables, [str(pending.unique_key) for pending in losers]
         )
         waiting = []
         for pending in losers:
-            key = str(pending.row.unique_key)
+            key = str(pending.unique_key)
             holder = holders.get(key)
             if holder is None:
                 waiting.append(pending)
@@ -167,4 +176,4 @@ async def _insert(
             break
     for pending in tasks:
         if pending.ref._id is None:
-            pending.ref._id = pending.row.id
+            pending.ref._id = pending.id

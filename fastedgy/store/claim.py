@@ -26,9 +26,9 @@ UPDATE $tasks AS task
    SET state = 'doing', worker_id = $1, run = least(task.run, 2147483646) + 1,
        attempt = least(task.attempt, 2147483646) + 1, date_started = clock_timestamp()
  WHERE task.id = ANY (ARRAY ($picked))
-RETURNING task.id, task.run, task.attempt, task.max_retries, task.losses, task.function, task.name,
-          task.queue, task.priority, task.date_enqueued, task.args, task.kwargs, task.context,
-          task.timeout, task.closure
+RETURNING task.id, task.run, task.attempt, task.max_retries, task.function, task.name, task.queue,
+          task.priority, task.date_enqueued, task.args, task.kwargs, task.context, task.timeout,
+          task.closure
 """
 
 # `= ANY (ARRAY (…))`, not `IN (…)`: the latter's generic plan is a hash join with a sequential

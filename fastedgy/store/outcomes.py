@@ -13,11 +13,46 @@ class Outcome:
     """The end of one run.
 
     `state` is the state that the row gets; `word` says why in the row's history. `began` and
-    `ended` are readings of `time.monotonic()`; `delay` is seconds until the next run.
+    `ended` are readings of `time.monotonic()`; `delay` is seconds until the next run; `result` and
+    `context` are JSON, None where there is nothing to write.
     """
 
-    __slots__ = ("began", "context", "delay", "ended", "error_message", "error_traceback",
-                 "error_type", "id", "refund", "result", "run", "state", "word")  # fmt: skip
+    __slots__ = ("began", "context", "ended", "id", "result", "run")
+
+    word: str
+    state: str
+    delay: float | None = None
+    refund = 0
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+
+    def __init__(
+        self, id: UUID, run: int, began: float, ended: float, result: str | None = None
+    ) -> None:
+        self.id = id
+        self.run = run
+        self.began = began
+        self.ended = ended
+        self.result = result
+        self.context: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.word} of task {self.id}, run {self.run}>"
+
+
+class Done(Outcome):
+    """The function returned. Lean, since it is what nearly all tasks come to."""
+
+    __slots__ = ()
+    word = state = "done"
+
+
+class Other(Outcome):
+    """Every other end, and a result that could not be stored."""
+
+    __slots__ = ("delay", "error_message", "error_traceback", "error_type", "refund", "state",
+                 "word")  # fmt: skip
 
     def __init__(
         self,
@@ -28,40 +63,25 @@ class Outcome:
         began: float,
         ended: float,
         *,
-        result: str | None = None,
-        context: str | None = None,
         delay: float | None = None,
         refund: int = 0,
         error_type: str | None = None,
         error_message: str | None = None,
         error_traceback: str | None = None,
     ) -> None:
-        self.id = id
-        self.run = run
+        super().__init__(id, run, began, ended)
         self.state = state
         self.word = word
-        self.began = began
-        self.ended = ended
-        self.result = result
-        self.context = context
         self.delay = delay
         self.refund = refund
         self.error_type = error_type
         self.error_message = error_message
         self.error_traceback = error_traceback
 
-    def __repr__(self) -> str:
-        return f"<Outcome {self.word} of task {self.id}, run {self.run}>"
-
-
-def done(id: UUID, run: int, began: float, ended: float, result: str | None) -> Outcome:
-    """The function returned; `result` is JSON, or None for None."""
-    return Outcome(id, run, "done", "done", began, ended, result=result)
-
 
 def done_without_result(id: UUID, run: int, began: float, ended: float, why: str) -> Outcome:
     """The function returned what JSON cannot hold: its work counts, its result does not."""
-    return Outcome(id, run, "done", "done", began, ended, error_type="ResultNotStored",
+    return Other(id, run, "done", "done", began, ended, error_type="ResultNotStored",
                    error_message=why)  # fmt: skip
 
 
@@ -70,7 +90,7 @@ def failed(
     traceback: str | None = None,
 ) -> Outcome:  # fmt: skip
     """No attempts left, or told not to retry."""
-    return Outcome(id, run, "failed", "failed", began, ended, error_type=error_type,
+    return Other(id, run, "failed", "failed", began, ended, error_type=error_type,
                    error_message=message, error_traceback=traceback)  # fmt: skip
 
 
@@ -79,30 +99,30 @@ def retry(
     traceback: str | None = None,
 ) -> Outcome:  # fmt: skip
     """The attempt failed and there are more; the next one in `delay` seconds."""
-    return Outcome(id, run, _later(delay), "retry", began, ended, delay=delay,
+    return Other(id, run, _later(delay), "retry", began, ended, delay=delay,
                    error_type=error_type, error_message=message,
                    error_traceback=traceback)  # fmt: skip
 
 
 def snoozed(id: UUID, run: int, began: float, ended: float, delay: float) -> Outcome:
     """The task asked to run later. Costs no attempt."""
-    return Outcome(id, run, _later(delay), "snoozed", began, ended, delay=delay, refund=1)
+    return Other(id, run, _later(delay), "snoozed", began, ended, delay=delay, refund=1)
 
 
 def unknown(id: UUID, run: int, began: float, ended: float, delay: float, message: str) -> Outcome:
     """This worker does not have the function; another release may. Costs no attempt."""
-    return Outcome(id, run, "scheduled", "unknown", began, ended, delay=delay, refund=1,
+    return Other(id, run, "scheduled", "unknown", began, ended, delay=delay, refund=1,
                    error_type="FunctionNotFound", error_message=message)  # fmt: skip
 
 
-def interrupted(id: UUID, run: int, began: float, ended: float) -> Outcome:
+def interrupted(id: UUID, run: int, began: float, ended: float, delay: float = 0.0) -> Outcome:
     """The worker stopped first: back to the line, the attempt given back."""
-    return Outcome(id, run, "enqueued", "interrupted", began, ended, refund=1)
+    return Other(id, run, _later(delay), "interrupted", began, ended, delay=delay, refund=1)
 
 
 def cancelled(id: UUID, run: int, began: float, ended: float, reason: str) -> Outcome:
     """Cancelled while it ran."""
-    return Outcome(id, run, "cancelled", "cancelled", began, ended, error_type="TaskCancelled",
+    return Other(id, run, "cancelled", "cancelled", began, ended, error_type="TaskCancelled",
                    error_message=reason)  # fmt: skip
 
 

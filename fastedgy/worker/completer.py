@@ -23,7 +23,7 @@ from fastedgy.queued_task.running import TaskRun
 from fastedgy.store.claim import Lane
 from fastedgy.store.finish import Finished, finish_any, finish_done
 from fastedgy.store.notify import Channels
-from fastedgy.store.outcomes import Outcome
+from fastedgy.store.outcomes import Done, Other, Outcome
 from fastedgy.store.traces import LogLine, append_logs, write_contexts
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.wire import GivenUp, Wire
@@ -85,9 +85,6 @@ class Completer:
 
     def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
         """Take an outcome, with the run whose last words belong to it."""
-        word = _COUNTED.get(outcome.word)
-        if word is not None:
-            setattr(self._counters, word, getattr(self._counters, word) + 1)
         if run is not None and run.is_pending():
             self._ended[outcome.id] = run
         self._outcomes.append(outcome)
@@ -180,8 +177,8 @@ class Completer:
 
     async def _write_in_order(self, batch: list[Outcome]) -> None:
         lines = self._last_words(batch)
-        simple = [outcome for outcome in batch if outcome.word == "done"]
-        others = [outcome for outcome in batch if outcome.word != "done"]
+        simple = [outcome for outcome in batch if type(outcome) is Done]
+        others = [outcome for outcome in batch if type(outcome) is not Done]
 
         async def write(connection: Connection) -> Finished | None:
             for start in range(0, len(lines), LINES):
@@ -196,8 +193,17 @@ class Completer:
             return None
 
         finished = await self._wire.run(write, until=self._given_up)
+        self._count(len(simple), others)
         if finished is not None:
             self._consequences(finished)
+
+    def _count(self, simple: int, others: list[Outcome]) -> None:
+        counters = self._counters
+        counters.done += simple
+        for outcome in others:
+            name = _COUNTED.get(outcome.word)
+            if name is not None:
+                setattr(counters, name, getattr(counters, name) + 1)
 
     async def _write_singly(self, batch: list[Outcome]) -> None:
         """One of them cannot be written; find it, so that the others can."""
@@ -209,7 +215,7 @@ class Completer:
             except Exception as error:
                 self._counters.errors += 1
                 logger.exception("The outcome of task %s cannot be written", outcome.id)
-                plain = Outcome(
+                plain = Other(
                     outcome.id, outcome.run, "failed", "failed", outcome.began, outcome.ended,
                     error_type="OutcomeNotStored",
                     error_message=f"Its outcome ({outcome.word}) could not be written: "

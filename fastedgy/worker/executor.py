@@ -10,12 +10,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from asyncpg import Record
@@ -30,16 +29,16 @@ from fastedgy.errors import (
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.closures import unpack
 from fastedgy.queued_task.encoding import loads
-from fastedgy.queued_task.functions import describe_closure, resolve
+from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer
 from fastedgy.store import outcomes
 from fastedgy.store.outage import is_outage
-from fastedgy.store.outcomes import Outcome
+from fastedgy.store.outcomes import Done, Outcome
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.report import Board
 from fastedgy.worker.running import Running
-from fastedgy.worker.verdict import Misfit, Verdict, judge, returned
+from fastedgy.worker.verdict import Misfit, Verdict, judge, left_behind, returned
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
@@ -59,11 +58,22 @@ MOST_AHEAD = 2_000
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 
+_pre_run = hooks.registered("pre_run")
+_post_run = hooks.registered("post_run")
+"""Empty as long as there are no hooks: looked at for every task."""
+
 ENDED = Buffer(closed=True)
 """In place of the buffer of a run that is over: what its stray code adds goes out by itself."""
 
-_place_in_line = itemgetter("date_enqueued")
-_priority = itemgetter("priority")
+
+class Lease(Protocol):
+    """Until when this worker's claims count (a reading of `time.monotonic()`)."""
+
+    lease_until: float
+
+
+class _Unlimited:
+    lease_until = float("inf")
 
 
 class Executor:
@@ -95,11 +105,13 @@ class Executor:
         self._mean = SHORT
         self._rate = 0.0
         self._ended = 0
+        self._worked = 0.0
+        self._bare: set[TaskFunction] = set()
         self._measured = time.monotonic()
         self._sweeping = False
         self._low_water = 0
         self.closed = False
-        self.lease_until: Callable[[], float] = lambda: float("inf")
+        self.lease: Lease = _Unlimited()
         self.on_room: Callable[[], None] = lambda: None
         self.on_stuck: Callable[[str], None] = lambda reason: None
         self._empty = asyncio.Event()
@@ -139,7 +151,7 @@ class Executor:
 
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
-        if self.closed or time.monotonic() >= self.lease_until():
+        if self.closed or time.monotonic() >= self.lease.lease_until:
             return 0
         free = self._concurrency - len(self._running) - len(self._queue)
         if self._solo:
@@ -157,84 +169,80 @@ class Executor:
     # Starting.
 
     def accept(self, rows: list[Record]) -> None:
-        """Take claimed tasks over; those that there is no slot for wait here."""
-        rows.sort(key=_place_in_line)
-        if len(rows) > 1:
-            rows.sort(key=_priority, reverse=True)
+        """Take claimed tasks over, in their order; those that there is no slot for wait here."""
         self._queue.extend(rows)
         self._fill()
 
     def _fill(self) -> None:
-        queue, running = self._queue, self._running
-        while queue and len(running) < self._concurrency and not self.closed:
-            if time.monotonic() >= self.lease_until():
-                return
-            self._start(queue.popleft())
-
-    def _start(self, row: Record) -> None:
+        queue, running, concurrency = self._queue, self._running, self._concurrency
+        if not queue or self.closed:
+            return
         now = time.monotonic()
-        path = row["function"]
+        if now >= self.lease.lease_until:
+            return
+        while queue and len(running) < concurrency:
+            self._start(queue.popleft(), now)
+
+    def _start(self, row: Record, now: float) -> None:
+        closure = row["closure"]
         try:
-            if row["closure"] is not None:
-                function = describe_closure(unpack(row["closure"], self._config.signing_keys))
+            if closure is None:
+                target = resolve(row["function"], self._config)
             else:
-                function = resolve(path, self._config)
+                target = describe_closure(unpack(closure, self._config.signing_keys))
         except FunctionNotFound as error:
             self._counters.unknown += 1
-            self._completer.put(outcomes.unknown(
-                row["id"], row["run"], now, now, UNKNOWN_AGAIN, str(error)))  # fmt: skip
+            outcome = outcomes.unknown(row["id"], row["run"], now, now, UNKNOWN_AGAIN, str(error))
+            self._completer.put(outcome)
             return
         except (FunctionRefused, ClosureRefused) as error:
             self._counters.refused += 1
-            self._completer.put(outcomes.failed(
-                row["id"], row["run"], now, now, type(error).__name__, str(error)))  # fmt: skip
+            outcome = outcomes.failed(
+                row["id"], row["run"], now, now, type(error).__name__, str(error)
+            )
+            self._completer.put(outcome)
             return
-        run = TaskRun(
-            row["id"], row["run"], row["attempt"], row["max_retries"], row["name"], path,
-            row["queue"], row["context"], self._completer.wake, self._config.log_limit,
-            row["priority"],
-        )  # fmt: skip
-        timeout = row["timeout"] or function.options.timeout or self._config.task_timeout
-        it = Running(row, run, function, now, timeout)
-        self._running[run.id] = it
-        it.slot = self._board.put(run.id)
+        config = self._config
+        it = Running(row, target, now, config.task_timeout, self._completer.wake, config.log_limit)
+        self._running[it.id] = it
+        it.slot = self._board.put(it.id)
         it.task = self._loop.create_task(self._run(it))
-        if self._empty.is_set():
-            self._empty.clear()
         if not self._sweeping:
             self._sweeping = True
+            self._empty.clear()
             self._loop.call_later(SWEEP, self._sweep)
 
     async def _run(self, it: Running) -> None:
         """Run one task in its slot, to its outcome. Never raises."""
-        run = it.run
-        current.set(run)
-        verdict: Verdict
+        current.set(it)
         try:
-            verdict = returned(it, await self._call(it), self._config)
+            value = await self._call(it)
+            if value is None and it.cancelling is None and it.buffer is None and not _post_run:
+                self._end(it, Done(it.id, it.run, it.began, time.monotonic()))
+                return
+            verdict = returned(it, value, self._config)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
             verdict = judge(it, error, self._config)
-        if run.buffer is not None:
+        if it.buffer is not None:
             verdict = await self._write_added(it, verdict)
-        run.buffer = ENDED
-        if hooks.any_hooks("post_run"):
+        if _post_run:
             it.cancelling = it.cancelling or "finishing"
             try:
-                await hooks.run_hooks("post_run", run, result=verdict.value, error=verdict.error)
+                await hooks.run_hooks("post_run", it, result=verdict.value, error=verdict.error)
             except BaseException:
-                logger.exception("A post-run hook of %s could not end", run.name)
+                logger.exception("A post-run hook of %s could not end", it.name)
         self._end(it, verdict.outcome)
 
     async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:
         """Write what the task has added to the queue, if it is done; else nobody wants it."""
         if verdict.kind != "done":
-            it.run.buffer.drop()
+            it.buffer.drop()
             return verdict
         it.cancelling = it.cancelling or "finishing"
         try:
-            await self._flush_added(it.run)
+            await self._flush_added(it)
         except BaseException as error:
             if not is_outage(error):
                 it.cancelling = None
@@ -242,47 +250,58 @@ class Executor:
         return verdict
 
     async def _call(self, it: Running) -> Any:
-        row, function = it.row, it.function
-        args_text, kwargs_text = row["args"], row["kwargs"]
-        try:
-            args, kwargs = function.rebuild(
-                [] if args_text == "[]" else loads(args_text),
-                {} if kwargs_text == "{}" else loads(kwargs_text),
-            )
-        except InvalidArguments as error:
-            raise Misfit(str(error)) from None
-        if function.injected:
-            kwargs = {**kwargs, **function.services()}
-        if hooks.any_hooks("pre_run"):
-            await hooks.run_hooks("pre_run", it.run)
-        if function.is_async:
-            return await function.call(*args, **kwargs)
+        target = it.target
+        args: Sequence[Any]
+        kwargs: dict[str, Any]
+        if it.args == "[]" and it.kwargs == "{}" and target in self._bare:
+            args, kwargs = (), {}
+        else:
+            args, kwargs = self._arguments(it)
+        if target.injected:
+            kwargs = {**kwargs, **target.services()}
+        if _pre_run:
+            await hooks.run_hooks("pre_run", it)
+        if target.is_async:
+            return await target.call(*args, **kwargs)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="task")
         context = copy_context()
         result = await self._loop.run_in_executor(
-            self._threads, partial(context.run, function.call, *args, **kwargs)
+            self._threads, partial(context.run, target.call, *args, **kwargs)
         )
         if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
             return await result
         return result
 
+    def _arguments(self, it: Running) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            args, kwargs = it.target.rebuild(
+                [] if it.args == "[]" else loads(it.args),
+                {} if it.kwargs == "{}" else loads(it.kwargs),
+            )
+        except InvalidArguments as error:
+            raise Misfit(str(error)) from None
+        if not args and not kwargs:
+            self._bare.add(it.target)
+        return args, kwargs
+
     def _end(self, it: Running, outcome: Outcome) -> None:
         """Give the slot back, hand the outcome on, and start the next."""
+        it.buffer = ENDED
         if it.overdue:
             return  # its outcome was given when it was left behind
-        run = it.run
-        self._board.clear(it.slot)
-        del self._running[run.id]
-        if run.logs_dropped:
-            self._counters.log_lines_dropped += run.logs_dropped
-            run.close_logs()
-        self._completer.put(outcome, run)
+        self._board.free(it.slot)
+        del self._running[it.id]
+        if it.logs_dropped:
+            self._counters.log_lines_dropped += it.logs_dropped
+            it.close_logs()
+        self._completer.put(outcome, it)
         self._ended += 1
-        self._mean += (outcome.ended - outcome.began - self._mean) * 0.02
+        self._worked += outcome.ended - outcome.began
         if self._queue:
             self._fill()
         if not self._running:
+            self._board.wipe()
             self._empty.set()
         if len(self._queue) <= self._low_water:
             self.on_room()
@@ -295,7 +314,9 @@ class Executor:
         elapsed = now - self._measured
         if elapsed > 0:
             self._rate += (self._ended / elapsed - self._rate) * 0.5
-        self._ended, self._measured = 0, now
+        if self._ended:
+            self._mean += (self._worked / self._ended - self._mean) * 0.5
+        self._ended, self._worked, self._measured = 0, 0.0, now
         for it in list(self._running.values()):
             if now >= it.deadline:
                 self._time_is_over(it, now)
@@ -365,21 +386,10 @@ class Executor:
 
     def leave_behind(self) -> list[tuple[Outcome, TaskRun]]:
         """The outcomes of what does not stop, to be written as the last thing before the process
-        ends. None of these may run again before it has: they are due a second from now.
+        ends.
         """
-        now = time.monotonic()
-        left = []
+        left: list[tuple[Outcome, TaskRun]] = []
         for it in list(self._running.values()):
             it.overdue = True
-            if it.cancelling == "timeout":
-                outcome = judge(it, asyncio.CancelledError(), self._config).outcome
-            elif it.cancelling == "cancel":
-                outcome = outcomes.cancelled(
-                    it.run.id, it.run.run, it.began, now, "Cancelled on request.")  # fmt: skip
-            else:
-                outcome = outcomes.interrupted(it.run.id, it.run.run, it.began, now)
-            if outcome.state in ("enqueued", "scheduled"):
-                outcome.state = "scheduled"
-                outcome.delay = max(1.0, outcome.delay or 0.0)
-            left.append((outcome, it.run))
+            left.append((left_behind(it, self._config), it))
         return left

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastedgy.worker")
 
 T = TypeVar("T")
+
+_place_in_line = itemgetter("date_enqueued")
+_priority = itemgetter("priority")
 
 LOOK_SHARE = 20
 """A look at all lanes may take one part in this of the time: it walks over dead row versions."""
@@ -148,7 +152,10 @@ class Fetcher:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
         self._more = len(rows) == room
         if rows:
+            rows.sort(key=_place_in_line)
             self._lanes.claimed(rows)
+            if len(self._lanes) > 1:
+                rows.sort(key=_priority, reverse=True)
             await self._take(rows)
             self._look_at = time.monotonic() + max(SETTLE, self._look_allowed - time.monotonic())
             return self._more or self._rung

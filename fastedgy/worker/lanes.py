@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from asyncpg import Record
@@ -60,9 +60,11 @@ class Lanes:
                 news = True
         return news
 
-    def claimed(self, rows: Iterable[Record]) -> None:
-        """Raise the bounds to what a claim has taken."""
+    def claimed(self, rows: Sequence[Record]) -> None:
+        """Raise the bounds to what a claim has taken; `rows` stand in the order of the line."""
         low = self._low
+        if len(low) == 1:
+            rows = rows[-1:]
         for row in rows:
             lane = (row["queue"], row["priority"])
             place = row["date_enqueued"]

@@ -10,8 +10,6 @@ import threading
 from typing import Any
 from uuid import UUID
 
-EMPTY = bytes(16)
-
 
 class Report:
     """JSON lines to the supervisor. Without one (fd None) nothing is told."""
@@ -32,22 +30,28 @@ class Report:
 
 
 class Board:
-    """Shared memory in which the supervisor finds, after our death, what was running."""
+    """Shared memory in which the supervisor finds, after our death, what was running.
+
+    A slot keeps its last task until the next one comes, or until nothing runs any more. That costs
+    one write a task, and misleads nobody: only tasks that are still running by their rows can be
+    blamed for a death.
+    """
 
     def __init__(self, fd: int | None, slots: int) -> None:
-        size = max(slots * 16, mmap.PAGESIZE if fd is None else slots * 16)
-        self._memory = mmap.mmap(-1 if fd is None else fd, size)
-        self._free = list(range(slots - 1, -1, -1))
+        self._size = slots * 16
+        self._memory = mmap.mmap(-1 if fd is None else fd, self._size)
+        self._free = list(range((slots - 1) * 16, -1, -16))
 
     def put(self, id: UUID) -> int:
-        """Note that a task starts; returns the slot to clear when it has ended."""
-        slot = self._free.pop()
-        start = slot * 16
+        """Note that a task starts; returns its slot, to be given back by `free`."""
+        start = self._free.pop()
         self._memory[start : start + 16] = id.bytes
-        return slot
+        return start
 
-    def clear(self, slot: int) -> None:
-        """Note that the task of this slot has ended."""
-        start = slot * 16
-        self._memory[start : start + 16] = EMPTY
+    def free(self, slot: int) -> None:
+        """The task of this slot has ended."""
         self._free.append(slot)
+
+    def wipe(self) -> None:
+        """Nothing runs."""
+        self._memory[: self._size] = bytes(self._size)

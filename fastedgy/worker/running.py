@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from asyncpg import Record
 
@@ -10,29 +11,69 @@ from fastedgy.queued_task.functions import TaskFunction
 from fastedgy.queued_task.running import TaskRun
 
 
-class Running:
-    """One task in a slot."""
+class Running(TaskRun):
+    """A run as its executor holds it: what the author's code sees of it, and the slot around it.
 
-    __slots__ = ("began", "cancelling", "deadline", "function", "overdue", "row", "run", "slot",
-                 "sync", "task", "timeout")  # fmt: skip
+    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `cancelling`
+    says why it was told to stop ("timeout", "cancel", "interrupt"), or that its function has
+    returned and it is not to be stopped any more ("finishing"). `overdue`: its outcome was given
+    without waiting for it.
+    """
+
+    __slots__ = ("args", "began", "cancelling", "deadline", "kwargs", "overdue", "slot", "target",
+                 "task", "timeout")  # fmt: skip
 
     def __init__(
-        self, row: Record, run: TaskRun, function: TaskFunction, began: float, timeout: float
+        self,
+        row: Record,
+        target: TaskFunction,
+        began: float,
+        default_timeout: float,
+        wake: Callable[[TaskRun], None],
+        log_limit: int,
     ) -> None:
-        self.row = row
-        self.run = run
-        self.function = function
+        # Not by way of TaskRun's, and the row in one go: this runs for every task.
+        (
+            self.id,
+            self.run,
+            self.attempt,
+            self.max_retries,
+            self.function,
+            self.name,
+            self.queue,
+            self.priority,
+            _,
+            self.args,
+            self.kwargs,
+            self._context_text,
+            timeout,
+            _,
+        ) = row
+        self.wake = wake
+        self.log_limit = log_limit
+        self.buffer = None
+        self.context_dirty = False
+        self.logs_taken = 0
+        self.logs_dropped = 0
+        self._context = None
+        self._shared = False
+        self._logs = None
+        self._awake = False
+        self.target = target
         self.began = began
-        self.timeout = timeout
-        self.deadline = began + timeout
+        self.timeout: float = timeout or target.options.timeout or default_timeout
+        self.deadline = began + self.timeout
         self.slot = -1
         self.task: asyncio.Task[None] | None = None
         self.cancelling: str | None = None
-        """Why it was told to stop: "timeout", "cancel" or "interrupt"."""
-        self.sync = not function.is_async
         self.overdue = False
+
+    @property
+    def sync(self) -> bool:
+        """Whether it runs in a thread, which nobody can stop."""
+        return not self.target.is_async
 
     @property
     def label(self) -> str:
         """What a log line calls it."""
-        return f"{self.run.name} ({self.run.id})"
+        return f"{self.name} ({self.id})"

@@ -13,7 +13,7 @@ from fastedgy.config import QueuedTaskConfig
 from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
 from fastedgy.store import outcomes
-from fastedgy.store.outcomes import Outcome
+from fastedgy.store.outcomes import Done, Outcome
 from fastedgy.worker.running import Running
 
 logger = logging.getLogger("fastedgy.worker")
@@ -44,9 +44,9 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
         return judge(it, asyncio.CancelledError(), config)
     if isinstance(value, Control):
         return judge(it, value, config)
-    run, now = it.run, time.monotonic()
+    now = time.monotonic()
     if value is None:
-        return Verdict("done", outcomes.done(run.id, run.run, it.began, now, None))
+        return Verdict("done", Done(it.id, it.run, it.began, now))
     try:
         text = dumps(value)
         if len(text) > config.max_result_size:
@@ -56,17 +56,17 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
             )  # fmt: skip
     except Exception as error:
         why = f"the result was not stored: {_message(error)}"
-        logger.warning("Task %s (%s) is done, but %s", run.name, run.id, why)
+        logger.warning("Task %s (%s) is done, but %s", it.name, it.id, why)
         return Verdict(
-            "done", outcomes.done_without_result(run.id, run.run, it.began, now, why), value
+            "done", outcomes.done_without_result(it.id, it.run, it.began, now, why), value
         )
-    return Verdict("done", outcomes.done(run.id, run.run, it.began, now, text), value)
+    return Verdict("done", Done(it.id, it.run, it.began, now, text), value)
 
 
 def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdict:
     """The function ended with an exception, or was made to end."""
-    run, now = it.run, time.monotonic()
-    claim = (run.id, run.run, it.began, now)
+    now = time.monotonic()
+    claim = (it.id, it.run, it.began, now)
     if it.cancelling in ("interrupt", "finishing") and not isinstance(error, Control):
         # Whatever it made of its cancellation, it was ours.
         return Verdict("interrupted", outcomes.interrupted(*claim), error=error)
@@ -85,11 +85,26 @@ def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdic
         cause = error.__cause__ or error.__context__
         word = "Retry" if cause is None else _type(cause)
         outcome = _failure(it, cause or error, now, config, word, error.after)
-    elif isinstance(error, Misfit) or not it.function.retries(error):
+    elif isinstance(error, Misfit) or not it.target.retries(error):
         outcome = outcomes.failed(*claim, _type(error), _message(error), _traceback(error))
     else:
         outcome = _failure(it, error, now, config, _type(error))
     return Verdict("failed", outcome, error=error)
+
+
+def left_behind(it: Running, config: QueuedTaskConfig) -> Outcome:
+    """What is written of a run that ends with its process, just before that does.
+
+    It must not run again while the process lives: it is due a second from now at the earliest.
+    """
+    now = time.monotonic()
+    if it.cancelling is None or it.cancelling in ("interrupt", "finishing"):
+        return outcomes.interrupted(it.id, it.run, it.began, now, delay=1.0)
+    outcome = judge(it, asyncio.CancelledError(), config).outcome
+    if isinstance(outcome, outcomes.Other) and outcome.state in ("enqueued", "scheduled"):
+        outcome.state = "scheduled"
+        outcome.delay = max(1.0, outcome.delay or 0.0)
+    return outcome
 
 
 def _failure(
@@ -101,12 +116,11 @@ def _failure(
     after: float | None = None,
 ) -> Outcome:
     """Another attempt if there is one left, else the end."""
-    run = it.run
     message, trace = _message(error), _traceback(error)
-    if run.attempt > run.max_retries:
-        return outcomes.failed(run.id, run.run, it.began, now, error_type, message, trace)
-    delay = it.function.delay_before_retry(run.attempt, config) if after is None else after
-    return outcomes.retry(run.id, run.run, it.began, now, delay, error_type, message, trace)
+    if it.attempt > it.max_retries:
+        return outcomes.failed(it.id, it.run, it.began, now, error_type, message, trace)
+    delay = it.target.delay_before_retry(it.attempt, config) if after is None else after
+    return outcomes.retry(it.id, it.run, it.began, now, delay, error_type, message, trace)
 
 
 def _type(error: BaseException | None) -> str:

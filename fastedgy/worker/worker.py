@@ -115,7 +115,7 @@ class Worker:
 
     def _join(self) -> None:
         executor, fetcher, completer = self.executor, self.fetcher, self.completer
-        executor.lease_until = lambda: self.heartbeat.lease_until
+        executor.lease = self.heartbeat
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring

@@ -20,7 +20,7 @@ UPGRADE = """
 CREATE TABLE $tasks (
     date_created timestamptz NOT NULL DEFAULT clock_timestamp(),
     date_due timestamptz,
-    date_enqueued timestamptz,
+    date_enqueued timestamptz DEFAULT clock_timestamp(),
     date_started timestamptz,
     date_ended timestamptz,
     timeout double precision,

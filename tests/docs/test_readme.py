@@ -10,9 +10,12 @@ import pytest
 from commands import Background, environment, free_port
 from pages import ROOT, blocks, page
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")
-)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 def test_the_program_is_short() -> None:
