@@ -19,12 +19,14 @@ from starlette.types import Lifespan
 from fastedgy import migrate
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.database import Connections, bind, connect, resolve_url
-from fastedgy.dependencies import Token, get_container_service, offer_route
+from fastedgy.dependencies import Token, get_container_service
 from fastedgy.discovery import app_packages
 from fastedgy.errors import ConfigurationError
 from fastedgy.orm import Database, Registry, registry
 from fastedgy.queued_task.offered import offer
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.tasks import TaskConfig, add_tasks
+from fastedgy.tasks.install import in_each_route
 
 T = TypeVar("T")
 
@@ -49,8 +51,8 @@ _given_to_running: ContextVar[_Given | None] = ContextVar("fastedgy_given", defa
 class FastEdgy(FastAPI):
     """A FastAPI application with the queue, Edgy and the container of services.
 
-    `settings` and `queue` take the place of what the environment says; everything else is
-    FastAPI's. While the application runs, `Inject(QueuedTasks)`, `Inject(Database)`,
+    `settings` and `queue` take the place of what the environment says, `tasks` are the defaults of
+    in-process tasks; everything else is FastAPI's. While the application runs, `Inject(QueuedTasks)`, `Inject(Database)`,
     `Inject(Registry)`, `Inject(Settings)` and `Inject(QueuedTaskConfig)` are its services.
 
     The start fails with DatabaseUnavailable, SchemaOutdated and their like. The lifespan given to
@@ -62,11 +64,13 @@ class FastEdgy(FastAPI):
         *,
         settings: Settings | None = None,
         queue: QueuedTaskConfig | None = None,
+        tasks: TaskConfig | None = None,
         **options: Any,
     ) -> None:
         # First in, so last out: everything that the route's own dependencies add is written, too.
-        options["dependencies"] = [offer_route(QueuedTasks), *(options.get("dependencies") or ())]
+        options["dependencies"] = [in_each_route(), *(options.get("dependencies") or ())]
         super().__init__(**options)
+        add_tasks(self, config=tasks)
         _wrap_lifespan(self, _Given(settings, queue))
 
     @property
@@ -115,7 +119,7 @@ def install_queue(
             "This application has the queue already. Call install_queue(app) once, and not for a "
             "FastEdgy, which has it from the start."
         )
-    app.router.dependencies.insert(0, offer_route(QueuedTasks))
+    app.router.dependencies.insert(0, in_each_route())
     _wrap_lifespan(app, _Given(settings, queue))
 
 

@@ -28,6 +28,11 @@
     ├── FunctionRefused                        a row names a function that the app does not offer
     ├── FunctionNotFound (LookupError)         a row names a function that is not in this release
     ├── ClosureRefused                         a closure that is unsigned, or signed by another key
+    ├── FastAPITasksError                      in-process tasks (`fastedgy.tasks`)
+    │   ├── FastAPITasksUninitializedAppError  `Tasks` in an app that was never given `add_tasks`
+    │   ├── TaskBacklogFull                    as many tasks wait for a place as may
+    │   ├── TaskMomentOver                     the route or response it was to follow is over
+    │   └── TasksNotRunning                    the application does not run (any more)
     └── TaskOutcomeError                       what `wait()` raises
         ├── TaskFailed                         with the remote type, message and traceback
         ├── TaskCancelled                      (not asyncio's)
@@ -189,6 +194,54 @@ class FunctionNotFound(FastEdgyError, LookupError):
 
 class ClosureRefused(FastEdgyError):
     """A closure whose signature is missing or was made with an unknown key."""
+
+
+class FastAPITasksError(FastEdgyError, RuntimeError):
+    """In-process tasks cannot do what was asked."""
+
+
+class FastAPITasksUninitializedAppError(FastAPITasksError):
+    """`Tasks` was used in an application that has no in-process tasks, or does not run."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This application has no in-process tasks. Call add_tasks(app) right after making it "
+            "(a FastEdgy has them from the start), and run it with its lifespan: under a server, or "
+            "in tests by `with TestClient(app) as client:`. A mounted application uses those of "
+            "the one it is mounted in."
+        )
+
+
+class TaskBacklogFull(FastAPITasksError):
+    """As many tasks of a name wait for a place as `backlog=` allows."""
+
+    def __init__(self, name: str, waiting: int, limit: int) -> None:
+        super().__init__(
+            f"{waiting} in-process tasks of {name} wait already, besides the {limit} that may run "
+            "at once (limit=). Raise backlog= or limit=, answer 503, or give the work to the queue "
+            "(QueuedTasks)."
+        )
+        self.name = name
+        self.waiting = waiting
+
+
+class TaskMomentOver(FastAPITasksError):
+    """The route or the response that a task was to follow is over."""
+
+    def __init__(self, name: str, moment: str) -> None:
+        super().__init__(
+            f"{name} was scheduled by tasks.{moment}, but that moment is over. Use "
+            "tasks.schedule(…), which starts it now."
+        )
+        self.name = name
+
+
+class TasksNotRunning(FastAPITasksError):
+    """The application that was to run a task does not run any more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} cannot run: its application has been shut down.")
+        self.name = name
 
 
 class TaskOutcomeError(FastEdgyError):

@@ -69,17 +69,24 @@ class OfferedRoute(Injected):
     """Opens a service around every route, if it is there at all."""
 
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[None]:
-        container = get_container_service()
-        if not container.has(self.key):
-            yield
-            return
-        async with _opened(await container.aget(self.key), connection):
+        async with offered(self.key, connection):
             yield
 
 
 def offer_route(key: type[Any]) -> Any:
     """A dependency for a whole application: `get_service(key)` in its routes knows the route."""
     return Depends(OfferedRoute(key), scope="function")
+
+
+@asynccontextmanager
+async def offered(key: type[Any], connection: HTTPConnection) -> AsyncIterator[Any]:
+    """Open a service around a route, if it is there at all; else None."""
+    container = get_container_service()
+    if not container.has(key):
+        yield None
+        return
+    async with _opened(await container.aget(key), connection) as routed:
+        yield routed
 
 
 @asynccontextmanager

@@ -173,6 +173,10 @@ class Executor:
         self._queue.extend(rows)
         self._fill()
 
+    def resume(self) -> None:
+        """Start what was claimed before the lease was lost, now that it is ours again."""
+        self._fill()
+
     def _fill(self) -> None:
         queue, running, concurrency = self._queue, self._running, self._concurrency
         if not queue or self.closed:
@@ -375,7 +379,9 @@ class Executor:
 
     async def drained(self) -> None:
         """Return when nothing runs any more."""
-        await self._empty.wait()
+        while self._running:
+            self._empty.clear()
+            await self._empty.wait()
 
     def interrupt(self) -> None:
         """Stop all async tasks: back to the line, their budget untouched."""

@@ -19,14 +19,17 @@ logger = logging.getLogger("fastedgy.worker")
 
 TICK = 0.5
 """Seconds between two signs of life to the supervisor and two looks at the event loop."""
+MARGIN = 1.0
+"""Seconds before the end of the lease at which it counts as lost here: what runs must have stopped
+by the time at which others may take it."""
 
 
 class Heartbeat:
     """Beats for one worker until it is stopped.
 
-    `lease_until` (a reading of `time.monotonic()`) is how long others take us for alive, by the
-    last beat that is known to have arrived, counted from before it was sent: who starts a task must
-    look at it, and nobody else will run it before then.
+    `lease_until` (a reading of `time.monotonic()`) is a little before others may take us for dead,
+    by the last beat that is known to have arrived, counted from before it was sent: who starts a
+    task must look at it, and nobody else will run it before then.
     """
 
     def __init__(
@@ -44,13 +47,13 @@ class Heartbeat:
         self._make_wire = make_wire
         self._send = send
         self._interval = interval
-        self._lease = lease
+        self._lease = lease - min(MARGIN, lease / 4)
         self._on_pulse = on_pulse
         self._on_tick = on_tick
         self._on_lease_lost = on_lease_lost
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
-        self.lease_until = time.monotonic() + lease
+        self.lease_until = time.monotonic() + self._lease
         self.steady_since: float | None = None
         """Since when beats have arrived without a gap."""
 

@@ -46,8 +46,18 @@ class Wire:
     transaction) at a time; others wait their turn.
     """
 
-    def __init__(self, url: str, config: QueuedTaskConfig, counters: Counters, name: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        config: QueuedTaskConfig,
+        counters: Counters,
+        name: str,
+        *,
+        patience: float | None = None,
+    ) -> None:
+        """`patience`: seconds that a statement may take; the default is QUEUE_STATEMENT_TIMEOUT."""
         self._url = url
+        self._patience = patience or config.statement_timeout
         self._config = config
         self._counters = counters
         self._name = name

@@ -206,7 +206,7 @@ async def test_a_producer_that_was_never_opened_says_so() -> None:
 # Thousands
 
 
-async def test_thousands_are_added_in_one_round_trip_for_five_thousand(
+async def test_thousands_are_added_in_a_few_round_trips(
     wire: Proxy, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", wire.url)
@@ -215,11 +215,15 @@ async def test_thousands_are_added_in_one_round_trip_for_five_thousand(
         wire.reset()
         refs = tasks.add_tasks(report, [(number,) for number in range(5_000)])
         await tasks.flush()
-        assert wire.round_trips == 1
+        assert wire.round_trips <= 3
         assert len({ref.id for ref in refs}) == 5_000
+        wire.reset()
+        tasks.add_tasks(report, [(0,)] * 1_500)
+        await tasks.flush()
+        assert wire.round_trips == 1
         tasks.add_tasks(report, [{"number": number} for number in range(5_001)])
 
-    assert await count(connection) == 10_002
+    assert await count(connection) == 11_502
     assert await count(connection, "kwargs @> '{\"number\": 5000}'") == 1
 
 

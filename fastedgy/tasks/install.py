@@ -1,0 +1,153 @@
+"""`add_tasks` and `Tasks`: in-process tasks in an application, and in its routes."""
+
+# FastAPI reads the annotations of what it calls. Those of an object cannot be text, so this module
+# does without `from __future__ import annotations`.
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, cast
+from weakref import WeakKeyDictionary
+
+from fastapi import Depends, FastAPI
+from fastapi.requests import HTTPConnection
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from fastedgy.dependencies import offered
+from fastedgy.errors import ConfigurationError, FastAPITasksUninitializedAppError
+from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.tasks.config import TaskConfig
+from fastedgy.tasks.runner import Runner
+from fastedgy.tasks.scheduler import TasksScheduler
+
+IN_SCOPE = "fastedgy.tasks"  # in the ASGI scope: the tasks of this request
+
+
+class Installed:
+    """In-process tasks of one application; `runner` is there while it runs."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        self.runner: Runner | None = None
+
+
+_installed: WeakKeyDictionary[FastAPI, Installed] = WeakKeyDictionary()
+
+
+def add_tasks(app: FastAPI, *, config: TaskConfig | None = None) -> None:
+    """Give an application in-process tasks, with the defaults of `config`.
+
+    Call it once, right after the application was made, whose lifespan stays as it is: its resources
+    are there before the first task and after the last. Raises ConfigurationError the second time,
+    and for a FastEdgy, which has tasks from the start.
+    """
+    if app in _installed:
+        raise ConfigurationError(
+            "This application has in-process tasks already. Call add_tasks(app) once; a FastEdgy "
+            "has them from the start, and their defaults are FastEdgy(tasks=TaskConfig(…))."
+        )
+    if app.middleware_stack is not None:
+        raise ConfigurationError(
+            "add_tasks(app) came too late: the application has been started. Call it right after "
+            "the application was made."
+        )
+    installed = _installed[app] = Installed(config or TaskConfig())
+    # The innermost one: a response is over for it as soon as the route's own is.
+    app.user_middleware.append(Middleware(TasksMiddleware, installed=installed))
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            runner = installed.runner = Runner(installed.config)
+            try:
+                yield state
+            finally:
+                try:
+                    await runner.close()
+                finally:
+                    installed.runner = None
+
+    app.router.lifespan_context = cast(Lifespan[Any], lifespan)
+
+
+def runner_of(app: FastAPI) -> Runner:
+    """The runner of an application that runs. Raises FastAPITasksUninitializedAppError."""
+    installed = _installed.get(app)
+    if installed is None or installed.runner is None:
+        raise FastAPITasksUninitializedAppError
+    return installed.runner
+
+
+class Request:
+    """What the middleware and the dependency know of one request."""
+
+    __slots__ = ("runner", "scheduler")
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.scheduler: TasksScheduler | None = None
+
+
+class TasksMiddleware:
+    """Knows when a response has been sent."""
+
+    def __init__(self, app: ASGIApp, installed: Installed) -> None:
+        self.app = app
+        self.installed = installed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request, and then start its `after_response` tasks."""
+        runner = self.installed.runner
+        if runner is None:  # mounted (then the tasks are those of the outer one), or the lifespan
+            await self.app(scope, receive, send)
+            return
+        request = scope[IN_SCOPE] = Request(runner)
+        try:
+            await self.app(scope, receive, send)
+        except BaseException:
+            if request.scheduler is not None:
+                request.scheduler._drop()
+            raise
+        if request.scheduler is not None:
+            request.scheduler._response_over()
+
+
+async def open_route(connection: HTTPConnection) -> AsyncIterator[TasksScheduler | None]:
+    """The scope of one route: its tasks and, where there is a queue, what it adds to that.
+
+    One dependency for both: each that yields costs a request more than a task does.
+    """
+    request: Request | None = connection.scope.get(IN_SCOPE)
+    if request is None:
+        async with offered(QueuedTasks, connection):
+            yield None
+        return
+    scheduler = request.scheduler
+    if scheduler is None:
+        scheduler = request.scheduler = TasksScheduler(request.runner)
+    try:
+        async with offered(QueuedTasks, connection):
+            yield scheduler
+    except BaseException:
+        scheduler._drop()
+        raise
+    await scheduler._route_over()
+
+
+def in_each_route() -> Any:
+    """A dependency for a whole application: every route has its tasks and its part of the queue."""
+    return Depends(open_route, scope="function")
+
+
+async def tasks_of_route(
+    scheduler: Annotated[TasksScheduler | None, Depends(open_route, scope="function")],
+) -> TasksScheduler:
+    """What `Tasks` is in a route or a dependency."""
+    if scheduler is None:
+        raise FastAPITasksUninitializedAppError
+    return scheduler
+
+
+Tasks = Annotated[TasksScheduler, Depends(tasks_of_route)]
+"""A route's in-process tasks: `async def create(order: Order, tasks: Tasks)`."""
