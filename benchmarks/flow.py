@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,44 +42,43 @@ async def flow(
 ) -> Flowed:
     """Let tasks flow until there were `count` and `at_least` seconds have passed.
 
-    The last task of each batch is waited for, and a lane is a line: that bounds what is ahead of
-    the workers without asking the table. `probe_lane`: one task every 20 ms goes there, for its
+    A task behind each batch is waited for, and a lane is a line: that bounds what is ahead of the
+    workers without asking the table. `probe_lane`: one task every 20 ms goes there, for its
     latency. Raises BenchmarkError after `at_most` seconds.
     """
     done = asyncio.Event()
     async with producer(url) as tasks:
+        await tasks.add_task(noop, -1).wait(timeout=30)  # from now on, ends are listened for
         probing = asyncio.create_task(_probe(tasks, probe_lane, done)) if probe_lane else None
         began = await running.watch.fetchval("SELECT clock_timestamp()")
         start = time.monotonic()
-        pending: deque[tuple[QueuedTaskRef, asyncio.Task[object]]] = deque()
+        markers: list[asyncio.Task[object]] = []
         added, turn = 0, 0
         while added < count or time.monotonic() - start < at_least:
             running.check()
             queue, priority = lanes[turn % len(lanes)]
             turn += 1
-            last = tasks.task(queue=queue, priority=priority).add_tasks(
-                noop, [(number,) for number in range(added, added + BATCH)]
-            )[-1]
-            ended = asyncio.create_task(last.wait(timeout=at_most))
+            here = tasks.task(queue=queue, priority=priority)
+            here.add_tasks(noop, [(number,) for number in range(added, added + BATCH - 1)])
             await tasks.flush()
-            pending.append((last, ended))
+            markers.append(asyncio.create_task(here.add_task(noop, -1).wait(timeout=at_most)))
+            await asyncio.sleep(0)  # it is on its way before anything is added beside it
             added += BATCH
-            while sum(not ended.done() for _, ended in pending) >= OUTSTANDING:
-                await asyncio.wait(
-                    [ended for _, ended in pending if not ended.done()],
-                    return_when=asyncio.FIRST_COMPLETED,
+            while len(markers) >= OUTSTANDING:
+                ended, rest = await asyncio.wait(
+                    markers, timeout=at_most, return_when=asyncio.FIRST_COMPLETED
                 )
-            while pending and pending[0][1].done():
-                pending.popleft()[1].result()
+                for marker in ended:
+                    marker.result()
+                markers = list(rest)
             if time.monotonic() - start > at_most:
                 raise BenchmarkError(f"Only {added} tasks flowed within {at_most:g} s.")
         last_moment = await running.watch.fetchval("SELECT clock_timestamp()")
-        for _, ended in pending:
-            await ended
+        await asyncio.gather(*markers)
         done.set()
         if probing is not None:
             added += await probing
-    return Flowed(added, began, last_moment)
+    return Flowed(added + 1, began, last_moment)
 
 
 async def _probe(tasks: QueuedTasks, lane: Lane, done: asyncio.Event) -> int:

@@ -28,8 +28,11 @@ CALM = 12.0
 """Seconds after the start that do not count. The server tells what a session did 10 s later."""
 MILLION = 1_000_000
 
-_IMPORTS = """
-import os, fastapi, edgy
+_IMPORTS = "import fastapi, edgy"
+_USED = "import fastapi; from edgy import Database, Model, Registry, fields"
+"""Edgy imports next to nothing until it is used."""
+_SAY_RSS = """
+import os
 print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6)
 """
 
@@ -74,10 +77,10 @@ async def _transactions(watch: object, name: str | None) -> int:
     return found
 
 
-async def _imports_only() -> float:
-    """Megabytes of a process that imports FastAPI and Edgy."""
+async def _rss_after(code: str) -> float:
+    """Megabytes of a process that has executed this."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _IMPORTS, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", code + _SAY_RSS, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     return float(output)
@@ -86,7 +89,7 @@ async def _imports_only() -> float:
 async def memory(lab: Lab) -> Figures:
     """RSS of a worker that has just started, and after a million tasks."""
     count = lab.count(MILLION, least=10_000)
-    bare = await _imports_only()
+    bare, used = await _rss_after(_IMPORTS), await _rss_after(_USED)
     async with lab.database() as url:
         await settle(url)
         async with pool(url, 1) as running:
@@ -110,6 +113,7 @@ async def memory(lab: Lab) -> Figures:
     return {
         "value": start,
         "floor": bare,
+        "edgy_in_use_mb": used,
         "above_limit_mb": start - (1.15 * bare + 20),
         "warm_mb": warm,
         "after_mb": after,

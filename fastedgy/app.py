@@ -52,8 +52,9 @@ class FastEdgy(FastAPI):
     """A FastAPI application with the queue, Edgy and the container of services.
 
     `settings` and `queue` take the place of what the environment says, `tasks` are the defaults of
-    in-process tasks; everything else is FastAPI's. While the application runs, `Inject(QueuedTasks)`, `Inject(Database)`,
-    `Inject(Registry)`, `Inject(Settings)` and `Inject(QueuedTaskConfig)` are its services.
+    in-process tasks; everything else is FastAPI's. While the application runs,
+    `Inject(QueuedTasks)`, `Inject(Database)`, `Inject(Registry)`, `Inject(Settings)` and
+    `Inject(QueuedTaskConfig)` are its services.
 
     The start fails with DatabaseUnavailable, SchemaOutdated and their like. The lifespan given to
     it runs within: the database is there before it starts and after it ends.

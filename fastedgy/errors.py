@@ -206,9 +206,9 @@ class FastAPITasksUninitializedAppError(FastAPITasksError):
     def __init__(self) -> None:
         super().__init__(
             "This application has no in-process tasks. Call add_tasks(app) right after making it "
-            "(a FastEdgy has them from the start), and run it with its lifespan: under a server, or "
-            "in tests by `with TestClient(app) as client:`. A mounted application uses those of "
-            "the one it is mounted in."
+            "(a FastEdgy has them from the start), and run it with its lifespan: under a server, "
+            "or in tests by `with TestClient(app) as client:`. A mounted application uses those "
+            "of the one it is mounted in."
         )
 
 

@@ -55,16 +55,20 @@ class Background:
     def __init__(self, command: str, cwd: Path, env: Mapping[str, str]) -> None:
         self.command = command
         self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            shlex.split(command),
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                shlex.split(command),
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+        except OSError:
+            self._output.close()
+            raise
 
     def output(self) -> str:
         """All that it has printed so far."""

@@ -38,6 +38,7 @@ QUEUE = "demo"
 WORKERS = 2
 SLOTS = 4  # parsing is work for the CPU: more threads would only get into each other's way
 LOOK = 0.2  # seconds between two looks at the table
+START = 90.0  # seconds until the server and the workers must be ready
 STANDSTILL = 120.0  # seconds without any change after which the demo gives up
 MOST = 100_000  # tasks
 
@@ -232,7 +233,7 @@ async def _start(
         "--min-workers", number, "--concurrency", str(SLOTS),
     )  # fmt: skip
     served = False
-    deadline = time.monotonic() + STANDSTILL
+    deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         processes.check()
         with suppress(FastEdgyError):
@@ -245,9 +246,9 @@ async def _start(
         if served and len(ours) >= WORKERS:
             return server, pool
         await asyncio.sleep(0.05)
+    late = server if not served else pool
     raise FastEdgyError(
-        f"The server and the workers were not ready after {STANDSTILL:g} s. Is the machine very "
-        "busy? Try again."
+        f"No {late.name} after {START:g} s. The last that was said: {late.last_words()}"
     )
 
 

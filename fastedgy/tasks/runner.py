@@ -72,7 +72,8 @@ class Runner:
 
         def answered() -> None:
             try:
-                answer.set_result(function(task))
+                function(task)
+                answer.set_result(None)
             except BaseException as error:
                 answer.set_exception(error)
 
@@ -129,7 +130,7 @@ class Runner:
 
     async def start_before_response(self, tasks: list[Task[..., Any]]) -> None:
         """Start tasks, and return when those that have a place have run their first statement."""
-        told = []
+        told: list[asyncio.Future[None]] = []
         for task in tasks:
             if not is_async(task.func) and self.threads.available_tokens > len(told):
                 task._in_thread = self._loop.create_future()

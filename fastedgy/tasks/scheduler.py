@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from fastedgy.errors import TaskMomentOver
 from fastedgy.tasks.config import TaskConfig, TaskWords
 from fastedgy.tasks.runner import Runner
 from fastedgy.tasks.task import Task
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -221,14 +221,15 @@ class Executor:
         current.set(it)
         try:
             value = await self._call(it)
-            if value is None and it.cancelling is None and it.buffer is None and not _post_run:
-                self._end(it, Done(it.id, it.run, it.began, time.monotonic()))
-                return
-            verdict = returned(it, value, self._config)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
             verdict = judge(it, error, self._config)
+        else:
+            if value is None and it.cancelling is None and it.buffer is None and not _post_run:
+                self._end(it, Done(it.id, it.run, it.began, time.monotonic()))
+                return
+            verdict = returned(it, value, self._config)
         if it.buffer is not None:
             verdict = await self._write_added(it, verdict)
         if _post_run:

@@ -54,7 +54,7 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
                 "", f"has {len(text):,} bytes as JSON; QUEUE_MAX_RESULT_SIZE is "
                 f"{config.max_result_size:,}. Store it elsewhere and return where it is"
             )  # fmt: skip
-    except Exception as error:
+    except BaseException as error:  # `default` methods are the task's own code
         why = f"the result was not stored: {_message(error)}"
         logger.warning("Task %s (%s) is done, but %s", it.name, it.id, why)
         return Verdict(
@@ -135,7 +135,7 @@ def _type(error: BaseException | None) -> str:
 def _message(error: BaseException) -> str:
     try:
         return clean(str(error), LONGEST_MESSAGE)
-    except Exception as broken:
+    except BaseException as broken:  # the task's own code, and nothing it does may harm us
         return f"(its message cannot be printed: {type(broken).__name__})"
 
 
@@ -144,7 +144,7 @@ def _traceback(error: BaseException) -> str | None:
         return None
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception as broken:
+    except BaseException as broken:  # the task's own code, and nothing it does may harm us
         return f"(its traceback cannot be printed: {type(broken).__name__})"
     if len(text) > LONGEST_TRACEBACK:
         half = LONGEST_TRACEBACK // 2

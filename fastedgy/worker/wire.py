@@ -70,21 +70,25 @@ class Wire:
         work: Callable[[Connection], Awaitable[T]],
         *,
         until: Callable[[], bool] | None = None,
-        timeout: float | None = None,
     ) -> T:
         """Do `work` on the connection; after an outage again, from the start, on a new one.
 
-        `until` says when to give up (raises GivenUp). `timeout` is in seconds; the default is
-        `QUEUE_STATEMENT_TIMEOUT`. Errors that are no outage are raised.
+        `until` says when to give up (raises GivenUp). Errors that are no outage are raised.
         """
+        loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE
         away = False
         while True:
             try:
                 async with self._turn:
                     connection = await self._open()
-                    async with asyncio.timeout(timeout or self._config.statement_timeout):
+                    # Cut, not cancelled: a transaction that is cancelled rolls back first, and
+                    # would wait for ever for the answer of a frozen connection.
+                    timer = loop.call_later(self._patience, connection.terminate)
+                    try:
                         result = await work(connection)
+                    finally:
+                        timer.cancel()
             except Exception as error:
                 self.drop()
                 if not is_outage(error):
@@ -109,7 +113,7 @@ class Wire:
             self._connection = await connect(
                 self._url,
                 application_name=f"fastedgy worker {self._name}",
-                timeout=self._config.statement_timeout,
+                timeout=self._patience,
                 server_settings=HELD_PLANS if notify else None,
                 # Behind a pooler in transaction mode there is no session to keep anything in.
                 statement_cache_size=None if notify else 0,

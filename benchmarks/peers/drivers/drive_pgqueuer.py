@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import asyncpg
-from pgqueuer.completion import CompletionWatcher
+from pgqueuer.core.completion import CompletionWatcher
 from pgqueuer.db import AsyncpgDriver
 from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
@@ -61,7 +61,7 @@ class PgQueuer(Peer):
             raise RuntimeError(f"The task ended as {status}.")
 
     async def prepare(self, url: str, *, results: bool) -> None:
-        self._manager = QueueManager(AsyncpgDriver(await asyncpg.connect(url)))
+        self._manager = QueueManager(Queries(AsyncpgDriver(await asyncpg.connect(url))))
 
         @self._manager.entrypoint("noop")
         async def noop(job: Job) -> None:

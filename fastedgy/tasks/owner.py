@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+
+class Owner:
+    async def close(self) -> None: ...
