@@ -25,7 +25,7 @@ from pathlib import Path
 import asyncpg
 
 from benchmarks.chaos_app import LEDGER
-from benchmarks.chaos_faults import Scene, play
+from benchmarks.chaos_faults import PER_MINUTE, Scene, play
 from benchmarks.chaos_figures import AUDIT, Figures, judge
 from benchmarks.chaos_fleet import Fleet
 from benchmarks.proxy import Proxy
@@ -65,8 +65,10 @@ def environment(port: int, ledger: Path) -> dict[str, str]:
     return {**kept, **SETTINGS, "DATABASE_URL": url, LEDGER: str(ledger)}
 
 
-async def run(seconds: float, seed: int, rate: float, folder: Path) -> Figures:
-    """The whole run in a folder of its own."""
+async def run(
+    seconds: float, seed: int, rate: float, folder: Path, faults: dict[str, float] = PER_MINUTE
+) -> Figures:
+    """The whole run in a folder of its own. `faults`: how many of each kind a minute."""
     ledger = folder / "ledger"
     postgres = server(folder / "postgres")
     url = await asyncio.to_thread(postgres.start)
@@ -84,7 +86,7 @@ async def run(seconds: float, seed: int, rate: float, folder: Path) -> Figures:
         await ready(url, 2 * HOSTS)
         producer = produce(seconds, seed, rate, producers, folder)
         scene = Scene(fleet, proxies, postgres, url, LEASE, random.Random(seed))
-        await play(scene, seconds)
+        await play(scene, seconds, faults)
         await asyncio.to_thread(producer.wait, 90)
         settled = await settle(url, fleet)
         complaints = await asyncio.to_thread(fleet.stop, 30)
@@ -192,12 +194,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="How long to break things.")
     parser.add_argument("--seed", type=int, default=1, help="Which schedule of faults.")
     parser.add_argument("--rate", type=float, default=200, help="Tasks added a second.")
+    parser.add_argument(
+        "--only", action="append", choices=PER_MINUTE, help="Only this kind of fault, often."
+    )
     parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
     parser.add_argument("--keep", action="store_true", help="Keep the logs and the ledger.")
     given = parser.parse_args()
+    faults = {kind: 6.0 for kind in given.only} if given.only else PER_MINUTE
     folder = Path(tempfile.mkdtemp(prefix="fastedgy-chaos-"))
     try:
-        figures = asyncio.run(run(given.seconds, given.seed, given.rate, folder))
+        figures = asyncio.run(run(given.seconds, given.seed, given.rate, folder, faults))
     finally:
         if given.keep:
             print(f"kept {folder}", file=sys.stderr)

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -238,4 +237,4 @@ if __name__ == "__main__":
     # Under its import name, so that the tasks have the names by which workers find them.
     from benchmarks import chaos_app
 
-    sys.exit(chaos_app.main())
+    chaos_app.main()

@@ -47,21 +47,23 @@ class Scene:
     log: list[str] = field(default_factory=list)
 
 
-def schedule(seconds: float, rng: random.Random) -> list[tuple[float, str]]:
+def schedule(
+    seconds: float, rng: random.Random, rates: dict[str, float]
+) -> list[tuple[float, str]]:
     """When to do what. Each kind at least once, however short the run."""
     faults = []
-    for kind, rate in PER_MINUTE.items():
+    for kind, rate in rates.items():
         for _ in range(max(1, round(rate * seconds / 60))):
             faults.append((rng.uniform(LEAD, max(LEAD + 1, seconds - LEAD)), kind))
     return sorted(faults)
 
 
-async def play(scene: Scene, seconds: float) -> None:
+async def play(scene: Scene, seconds: float, rates: dict[str, float]) -> None:
     """Do what the schedule says. Faults that last overlap with those that follow."""
     began = time.monotonic()
     lasting: list[asyncio.Task[None]] = []
     restarting = asyncio.Lock()
-    for at, kind in schedule(seconds, scene.rng):
+    for at, kind in schedule(seconds, scene.rng, rates):
         while (left := began + at - time.monotonic()) > 0:
             scene.fleet.look()
             await asyncio.sleep(min(left, 0.25))

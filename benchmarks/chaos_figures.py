@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from benchmarks.chaos_fleet import Kill
 from benchmarks.ledger import Book, read
 
 ENDED = ("done", "failed", "cancelled")
-MAY_FAIL = {"hopeless": "ValueError"}
-"""Kinds that end as failed, with which error."""
+EXPECTED = {"hopeless": "ValueError", "orphan": "ParentFailed"}
+"""Kinds that do not end as done, with the reason that their rows give."""
 
 # Every end, every way out of an end, and everything that was taken back, as Postgres commits it.
 AUDIT = """
@@ -133,9 +134,7 @@ def _judge_rows(figures: Figures, book: Book, rows: dict[str, Any]) -> None:
             _blame(figures, "lost", f"done, but never ran to its end: {story}")
         elif row["state"] == "failed" and row["error_type"] == "WorkerLost":
             figures.failed_by_losses += 1
-        elif (row["state"] == "failed") != (kind in MAY_FAIL) and row["state"] != "cancelled":
-            _blame(figures, "ended_wrongly", story)
-        elif row["state"] == "cancelled" and row["error_type"] != "ParentFailed":
+        elif row["error_type"] != EXPECTED.get(kind):
             _blame(figures, "ended_wrongly", story)
     for id in book.undone & rows.keys():
         _blame(figures, "phantom", f"{id} was undone and has a row: {dict(rows[id])}")
@@ -146,7 +145,7 @@ def _judge_runs(figures: Figures, book: Book, rows: dict[str, Any]) -> None:
     for id, runs in book.runs.items():
         if id not in known:
             _blame(figures, "phantom", f"{id} ran and was never asked for: {runs}")
-        for run, later in zip(runs, runs[1:], strict=False):
+        for run, later in pairwise(runs):
             if later.start < run.last:
                 _blame(figures, "overlapping_runs", f"{id}: {run} and {later}")
         row = rows.get(id)
@@ -197,13 +196,24 @@ def _measure(
         figures.recovery_ms_p99 = round(times[math.ceil(0.99 * len(times)) - 1])
         figures.recovery_ms_max = round(times[-1])
     ends = [entry["at"] for entry in audit if entry["became"] == "done"]
-    resumed = [next((at for at in ends if at > over), over) - over for _, over in outages]
+    resumed = [next((at for at in ends if at > over), over) - over for _, over in joined(outages)]
     figures.resume_ms_max = round(1000 * max(resumed, default=0))
+
+
+def joined(outages: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that overlap as one."""
+    whole: list[tuple[float, float]] = []
+    for began, over in sorted(outages):
+        if whole and began <= whole[-1][1]:
+            whole[-1] = (whole[-1][0], max(over, whole[-1][1]))
+        else:
+            whole.append((began, over))
+    return whole
 
 
 def _after_outages(at: float, until: float, outages: list[tuple[float, float]]) -> float:
     """From when on a rescue could be expected: nobody can rescue while the database is away."""
-    for began, over in sorted(outages):
+    for began, over in joined(outages):
         if began <= until and over > at and began <= at + 10:
             at = max(at, over)
     return min(at, until)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +127,7 @@ class Fleet:
         if supervisor is None:
             return [], "nobody to freeze"
         below = children(supervisor.pid)
-        if host:
-            pids = [supervisor.pid, *below]
-        else:
-            pids = [rng.choice(below)] if below else []
+        pids = [supervisor.pid, *below] if host else below and [rng.choice(below)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             self.frozen.add(pid)

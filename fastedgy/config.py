@@ -234,7 +234,7 @@ class QueuedTaskConfig(_Checked):
     max_result_size: PositiveInt = Field(
         16_000_000,
         validation_alias=_queue_names("max_result_size"),
-        description="Bytes of JSON that a result, an argument list or a context may have.",
+        description="Bytes of JSON that a result, or the arguments of one task, may have.",
     )
     retention_days: PositiveFloat = Field(
         30,

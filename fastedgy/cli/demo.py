@@ -134,7 +134,10 @@ async def _demo(
         server, pool = await _start(processes, connections, address, port)
         screen.tell("Server", f"{address}, process {server.pid}")
         screen.tell("Workers", f"{WORKERS} processes of {SLOTS} slots, supervisor {pool.pid}")
-        root = UUID((await ask(f"{address}/index", method="POST"))["task"])
+        try:
+            root = UUID((await ask(f"{address}/index", method="POST"))["task"])
+        except FastEdgyError as error:
+            raise FastEdgyError(f"{error} Last words of it: {server.last_words()}") from error
         screen.tell("Request", f"POST /index, answered with task {root}")
         try:
             tasks = await _watch(connections, root, processes, screen)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption
 from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.closures import pack
@@ -115,12 +116,24 @@ class TaskMaker:
     ) -> Pending:
         function = kind.function
         encoded_args, encoded_kwargs = function.bind(args, kwargs)
+        if len(encoded_args) + len(encoded_kwargs) > self._service.config.max_result_size:
+            raise _too_large(function, encoded_args, encoded_kwargs, self._service.config)
         key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
         ref = QueuedTaskRef(self._service, id if key is None else None)
         ref._pending = pending = Pending(
             id, kind.spec, encoded_args, encoded_kwargs, key, kind.on_duplicate, parents, ref
         )
         return pending
+
+
+def _too_large(
+    function: TaskFunction, args: str, kwargs: str, config: QueuedTaskConfig
+) -> InvalidArguments:
+    return InvalidArguments(
+        f"{function.name}: its arguments have {len(args) + len(kwargs):,} bytes as JSON; "
+        f"QUEUE_MAX_RESULT_SIZE is {config.max_result_size:,}. Store them elsewhere, and pass "
+        "where they are."
+    )
 
 
 def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:

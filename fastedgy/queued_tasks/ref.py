@@ -144,6 +144,11 @@ class QueuedTaskRef:
         Raises InvalidTransition when it is in another state, has a parent that came to nothing, or
         another task has its unique key by now.
         """
+        if self._state == "cancelled":
+            raise InvalidTransition(
+                "The task cannot be retried: it was cancelled before it was written, or its route "
+                "or block was undone. Add it again."
+            )
         id = await self.get_task_id()
         if not await self._service.retry(id):
             raise InvalidTransition(

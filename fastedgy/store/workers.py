@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 import orjson
@@ -103,6 +104,7 @@ UPDATE $tasks AS task
                       ($3::uuid[] IS NULL OR id = ANY ($3::uuid[])) AS started
                  FROM $tasks
                 WHERE worker_id = $1 AND state = 'doing' AND NOT id = ANY ($6::uuid[])
+                  AND ($7::timestamptz IS NULL OR clock_timestamp() < $7::timestamptz)
                 ORDER BY id
                   FOR NO KEY UPDATE) AS held
        ) AS final
@@ -218,16 +220,19 @@ async def hand_back(
     *,
     worker_id: UUID,
     known: Collection[UUID] = (),
+    within: float | None = None,
     channels: Channels = SILENT,
 ) -> TakenBack:
     """Give back what names this worker as its owner and is not `known` to it (DECISIONS R2).
 
     For claims whose answer was lost on its way, and for what is left at the end. Costs the tasks
-    nothing.
+    nothing. `within`: seconds after which `known` may be out of date; held up on its way for
+    longer, it does nothing.
     """
+    expiry = None if within is None else await _expiry(connection, within)
     return await _take_back(
         connection, tables, worker_id, "", [], max_losses=1, alone=False, known=known,
-        channels=channels,
+        expiry=expiry, channels=channels,
     )  # fmt: skip
 
 
@@ -270,9 +275,7 @@ async def rescue(
     of the database for the death of everybody. `licence`: seconds for which that judgement holds.
     """
     rescued: dict[UUID, TakenBack] = {}
-    expiry = await connection.fetchval(
-        "SELECT clock_timestamp() + $1 * interval '1 second'", licence
-    )
+    expiry = await _expiry(connection, licence)
     for row in await connection.fetch(STALE[tables], lease):
         async with connection.transaction():
             reason = "no heartbeat for a lease"
@@ -305,6 +308,14 @@ async def forget_workers(connection: Connection, tables: Tables, *, older_than: 
     return int(status.rpartition(" ")[2])
 
 
+async def _expiry(connection: Connection, seconds: float) -> datetime:
+    """The time of the database's clock at which a judgement made now is void."""
+    expiry: datetime = await connection.fetchval(
+        "SELECT clock_timestamp() + $1 * interval '1 second'", seconds
+    )
+    return expiry
+
+
 async def _take_back(
     connection: Connection,
     tables: Tables,
@@ -315,11 +326,12 @@ async def _take_back(
     max_losses: int,
     alone: bool,
     known: Collection[UUID] = (),
+    expiry: datetime | None = None,
     channels: Channels,
 ) -> TakenBack:
     rows = await connection.fetch(
         TAKE_BACK[tables], worker_id, message, None if started is None else list(started),
-        max_losses, alone, list(known),
+        max_losses, alone, list(known), expiry,
     )  # fmt: skip
     taken = TakenBack()
     for row in rows:

@@ -6,21 +6,28 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 
 from fastedgy.app import running
-from fastedgy.config import QueuedTaskConfig
-from fastedgy.database import Connections
+from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.database import Connections, connect, resolve_url
 from fastedgy.dependencies import get_service
 from fastedgy.discovery import find_app
-from fastedgy.errors import ConfigurationError, DatabaseTooOld, SchemaOutdated
+from fastedgy.errors import (
+    ConfigurationError,
+    DatabaseTooOld,
+    DatabaseUnavailable,
+    SchemaOutdated,
+)
 from fastedgy.logs import configure_logging
 from fastedgy.models import queue_tables
 from fastedgy.worker.assignment import Assignment, read_assignment
 from fastedgy.worker.report import Report
-from fastedgy.worker.worker import Worker
+from fastedgy.worker.wire import FIRST_PAUSE, LONGEST_PAUSE
+from fastedgy.worker.worker import REPLACE, Worker
 
 logger = logging.getLogger("fastedgy.worker")
 
@@ -30,6 +37,7 @@ MISCONFIGURED = 78
 
 async def work(assignment: Assignment, report: Report) -> int:
     """Open the application, run the worker in it, close it. Returns the exit code."""
+    await database_answers(assignment.lifeline)
     async with running(find_app(assignment.app)) as tasks:
         url = get_service(Connections).url
         config = get_service(QueuedTaskConfig)
@@ -37,9 +45,34 @@ async def work(assignment: Assignment, report: Report) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
+        # Not by way of the loop, which would first go on with what was under way.
+        signal.signal(signal.SIGCONT, lambda *_: worker.continued())
         if assignment.lifeline is not None:
             watch_lifeline(loop, assignment.lifeline, worker)
         return await worker.run()
+
+
+async def database_answers(lifeline: int | None) -> None:
+    """Return once the database can be reached: an outage is no reason to die while starting.
+
+    Ends the process when the supervisor, which holds the other end of `lifeline`, is gone.
+    """
+    settings = Settings()
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            connection = await connect(
+                await resolve_url(settings), timeout=settings.database_connect_timeout
+            )
+            await connection.close()
+            return
+        except DatabaseUnavailable as error:
+            if pause == FIRST_PAUSE:
+                logger.warning("Waiting for the database: %s", error)
+        if lifeline is not None and select.select([lifeline], [], [], 0)[0]:
+            sys.exit(REPLACE)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def watch_lifeline(loop: asyncio.AbstractEventLoop, fd: int, worker: Worker) -> None:
@@ -60,6 +93,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work(assignment, report))
+    except DatabaseUnavailable as error:
+        logger.warning("The database went away while the worker started: %s", error)
+        return REPLACE
     except (ConfigurationError, SchemaOutdated, DatabaseTooOld) as error:
         report.tell("misconfigured", reason=str(error))
         if assignment.report is None:

@@ -12,8 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -61,6 +61,9 @@ UNKNOWN_AGAIN = 10.0
 _pre_run = hooks.registered("pre_run")
 _post_run = hooks.registered("post_run")
 """Empty as long as there are no hooks: looked at for every task."""
+
+NEVER = float("inf")
+"""The deadline of what has outlived its own."""
 
 ENDED = Buffer(closed=True)
 """In place of the buffer of a run that is over: what its stray code adds goes out by itself."""
@@ -185,7 +188,11 @@ class Executor:
         if now >= self.lease.lease_until:
             return
         while queue and len(running) < concurrency:
-            self._start(queue.popleft(), now)
+            try:
+                row = queue.popleft()
+            except IndexError:  # another thread was faster, see `take_queue`
+                return
+            self._start(row, now)
 
     def _start(self, row: Record, now: float) -> None:
         closure = row["closure"]
@@ -219,7 +226,10 @@ class Executor:
     async def _run(self, it: Running) -> None:
         """Run one task in its slot, to its outcome. Never raises."""
         current.set(it)
+        it.entered = True
         try:
+            if it.cancelling is not None:
+                raise asyncio.CancelledError
             value = await self._call(it)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
@@ -272,7 +282,7 @@ class Executor:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="task")
         context = copy_context()
         result = await self._loop.run_in_executor(
-            self._threads, partial(context.run, target.call, *args, **kwargs)
+            self._threads, context.run, _call_in_thread, target.call, args, kwargs
         )
         if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
             return await result
@@ -308,6 +318,8 @@ class Executor:
         if not self._running:
             self._board.wipe()
             self._empty.set()
+        elif self.closed and self._is_over():
+            self._empty.set()
         if len(self._queue) <= self._low_water:
             self.on_room()
 
@@ -332,27 +344,35 @@ class Executor:
 
     def _time_is_over(self, it: Running, now: float) -> None:
         if it.cancelling is None:
-            it.cancelling = "timeout"
             self._counters.timeouts += 1
-            if it.sync:
-                # A thread cannot be stopped: its process is replaced, and what it was doing ends
-                # with it.
-                self.on_stuck(f"the sync function {it.label} outlived its timeout")
-            elif it.task is not None:
-                it.task.cancel()
-        elif it.cancelling == "timeout" and not it.sync and now >= it.deadline + STUBBORN:
-            it.deadline = float("inf")
+            self._tell_to_stop(it, "timeout")
+        if it.sync:
+            # A thread cannot be stopped: its process is replaced, and what it was doing ends with
+            # it.
+            it.deadline = NEVER
+            self.on_stuck(f"the sync function {it.label} outlived its timeout")
+        elif now >= it.deadline + STUBBORN:
+            it.deadline = NEVER
             self.on_stuck(f"{it.label} ignores its cancellation")
+        if self.closed and self._is_over():
+            self._empty.set()
+
+    def _tell_to_stop(self, it: Running, why: str) -> None:
+        """Interrupt an async function; a sync one cannot be, and is judged when it returns."""
+        it.cancelling = why
+        if it.entered and not it.sync and it.task is not None:
+            it.task.cancel()
+
+    def _is_over(self) -> bool:
+        """Whether nothing runs that can be expected to end by itself."""
+        return all(it.deadline == NEVER for it in self._running.values())
 
     def cancel(self, id: UUID) -> None:
         """Stop a running task because somebody asked for it; one that is queued never starts."""
         it = self._running.get(id)
         if it is not None:
-            if it.cancelling is None and it.task is not None and not it.sync:
-                it.cancelling = "cancel"
-                it.task.cancel()
-            elif it.sync and it.cancelling is None:
-                it.cancelling = "cancel"  # taken note of; its thread ends when it ends
+            if it.cancelling is None:
+                self._tell_to_stop(it, "cancel")
             return
         for row in self._queue:
             if row["id"] == id:
@@ -365,7 +385,6 @@ class Executor:
     def close(self) -> None:
         """Start nothing more; what is queued goes back untouched."""
         self.closed = True
-
         for outcome in self.take_queue():
             self._completer.put(outcome)
 
@@ -373,23 +392,27 @@ class Executor:
         """Give up what was claimed ahead; the outcomes hand it back, at no loss. Also called by
         another thread while the event loop is blocked.
         """
-        queue, self._queue = self._queue, deque()
         now = time.monotonic()
-        self._counters.handed_back += len(queue)
-        return [outcomes.interrupted(row["id"], row["run"], now, now) for row in queue]
+        taken: list[Outcome] = []
+        # One by one: the event loop may move again at any moment, and take from the same queue.
+        with suppress(IndexError):
+            while True:
+                row = self._queue.popleft()
+                taken.append(outcomes.interrupted(row["id"], row["run"], now, now))
+        self._counters.handed_back += len(taken)
+        return taken
 
     async def drained(self) -> None:
-        """Return when nothing runs any more."""
-        while self._running:
+        """Return when nothing runs any more that can be expected to end. Only when closed."""
+        while not self._is_over():
             self._empty.clear()
             await self._empty.wait()
 
     def interrupt(self) -> None:
         """Stop all async tasks: back to the line, their budget untouched."""
         for it in list(self._running.values()):
-            if it.cancelling is None and not it.sync and it.task is not None:
-                it.cancelling = "interrupt"
-                it.task.cancel()
+            if it.cancelling is None and not it.sync:
+                self._tell_to_stop(it, "interrupt")
 
     def leave_behind(self) -> list[tuple[Outcome, TaskRun]]:
         """The outcomes of what does not stop, to be written as the last thing before the process
@@ -400,3 +423,11 @@ class Executor:
             it.overdue = True
             left.append((left_behind(it, self._config), it))
         return left
+
+
+def _call_in_thread(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except StopIteration as error:
+        # No future takes one: it would be lost on its way out of the thread, and the task not end.
+        raise RuntimeError("the function raised StopIteration") from error

@@ -122,18 +122,19 @@ class Fetcher:
                 break
             except Exception:
                 self._counters.errors += 1
+                self._unsure = True
                 logger.exception("A claim failed; the next one follows")
                 await asyncio.sleep(0.5)
 
     async def _turn(self) -> bool:
         """Claim once, if there is room. True when another turn should follow at once."""
+        if self._unsure:
+            await self._reconcile()
         room = self._executor.room()
         if room <= 0:
             self._more = True
             return False
         losses = self._wire.losses
-        if self._unsure:
-            await self._reconcile()
         if self._solo:
             return await self._take(await self._run(self._claim_alone))
         now = time.monotonic()
@@ -198,7 +199,7 @@ class Fetcher:
         taken = await self._run(
             lambda connection: workers.hand_back(
                 connection, self._tables, worker_id=self._worker_id, known=known,
-                channels=self._channels,
+                within=self._config.statement_timeout, channels=self._channels,
             )
         )  # fmt: skip
         if taken.total:

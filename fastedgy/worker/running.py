@@ -17,11 +17,12 @@ class Running(TaskRun):
     `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `cancelling`
     says why it was told to stop ("timeout", "cancel", "interrupt"), or that its function has
     returned and it is not to be stopped any more ("finishing"). `overdue`: its outcome was given
-    without waiting for it.
+    without waiting for it. `entered`: its asyncio task has had a turn. One that is cancelled before
+    runs no code at all, not even that which tells of its end.
     """
 
-    __slots__ = ("args", "began", "cancelling", "deadline", "kwargs", "overdue", "slot", "target",
-                 "task", "timeout")  # fmt: skip
+    __slots__ = ("args", "began", "cancelling", "deadline", "entered", "kwargs", "overdue", "slot",
+                 "target", "task", "timeout")  # fmt: skip
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Running(TaskRun):
         self.task: asyncio.Task[None] | None = None
         self.cancelling: str | None = None
         self.overdue = False
+        self.entered = False
 
     @property
     def sync(self) -> bool:

@@ -30,7 +30,7 @@ from fastedgy.worker.completer import Completer
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.fetcher import Fetcher
-from fastedgy.worker.heartbeat import Heartbeat
+from fastedgy.worker.heartbeat import MARGIN, Heartbeat
 from fastedgy.worker.maintenance import Maintenance
 from fastedgy.worker.memory import resident
 from fastedgy.worker.notifier import Notifier
@@ -49,6 +49,12 @@ SOLO_IDLE = 2.0
 """Seconds without a suspect after which a solo worker has done its work."""
 SAY_EVERY = 0.9
 """Seconds between two signs of life to the supervisor, which expects one a second."""
+GRACE = 5.0
+"""Seconds that interrupted tasks get to end."""
+ORPHANS_GRACE = 1.5
+"""The same where the supervisor died: the hand-back must fit into the time until ORPHANED."""
+RECONCILE_EVERY = 6
+"""Beats between two looks for claims that we do not know (DECISIONS R2)."""
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
 
@@ -76,11 +82,15 @@ class Worker:
         self._reason = "stopped"
         self._state = "running"
         self._idle_since = time.monotonic()
-        self._lease_lost = False
+        self._lease_lost: float | None = None
+        self._beats = 0
+        self._grace = GRACE
         self._said = 0.0
+        # What is held up for longer could arrive when its premise is no longer true (DECISIONS R3).
+        patience = min(config.statement_timeout, config.lease / 3)
         self._claims = Wire(url, config, counters, "claims")
         self._writes = Wire(url, config, counters, "outcomes")
-        self._chores = Wire(url, config, counters, "chores")
+        self._chores = Wire(url, config, counters, "chores", patience=patience)
         self.completer = Completer(self._writes, tables, channels, config, counters)
         self.executor = Executor(
             config,
@@ -100,7 +110,7 @@ class Worker:
             self._chores, tables, channels, config, counters, may_judge=self._may_judge
         )
         self.heartbeat = Heartbeat(
-            lambda: Wire(url, config, counters, "heartbeat"),
+            lambda: Wire(url, config, counters, "heartbeat", patience=patience),
             self._beat,
             interval=config.heartbeat,
             lease=config.lease,
@@ -208,8 +218,15 @@ class Worker:
         """The supervisor is gone: hand everything back and end, soon."""
         logger.warning("The supervisor is gone; worker %s hands its tasks back and ends", self.id)
         threading.Timer(ORPHANED, os._exit, (REPLACE,)).start()
+        self._grace = ORPHANS_GRACE
         self.stop("its supervisor died")
         self._hurry.set()
+
+    def continued(self) -> None:
+        """SIGCONT, in the loop's thread: before anything else runs, see whether our claims hold."""
+        if time.monotonic() >= self.heartbeat.lease_until:
+            self._on_lease_lost()
+            self.executor.interrupt()
 
     # Ending.
 
@@ -225,7 +242,7 @@ class Worker:
         await self._running_end(self._config.drain_timeout)
         if self.executor.busy:
             self.executor.interrupt()
-            await self._running_end(5.0, hurried=False)
+            await self._running_end(self._grace, hurried=False)
         left = self.executor.leave_behind()
         self.completer.stop(within=LAST_WRITES)
         await asyncio.wait(loops[1:3])
@@ -313,11 +330,16 @@ class Worker:
             self._said = now
             self._report.tell("beat", busy=busy, idle_for=round(now - self._idle_since, 2))
         self.watchdog.look(now)
+        if self._lease_lost is not None and now - self._lease_lost > MARGIN and self.executor.busy:
+            logger.error("A task goes on after the lease is over: the process ends")
+            os._exit(REPLACE)
 
     def _on_lease_lost(self) -> None:
         """Others may take our tasks now. In the heartbeat's thread: the loop may be blocked."""
+        if self._lease_lost is not None:
+            return
+        self._lease_lost = time.monotonic()
         logger.error("Worker %s could not renew its lease; it interrupts what it runs", self.id)
-        self._lease_lost = True
         if self.executor.has_sync():
             logger.error("A sync function runs and cannot be interrupted: the process ends")
             os._exit(REPLACE)
@@ -362,13 +384,18 @@ class Worker:
             logger.error(
                 "Worker %s was declared lost by others; a fresh process takes over", self.id
             )
+            if self.executor.has_sync():
+                logger.error("A sync function runs and cannot be interrupted: the process ends")
+                os._exit(REPLACE)
             self.executor.interrupt()
             self.replace("it was declared lost")
             self._hurry.set()
             return
-        if self._lease_lost:
-            self._lease_lost = False
+        self._beats += 1
+        if self._lease_lost is not None or self._beats % RECONCILE_EVERY == 0:
+            self._lease_lost = None
             self.fetcher.be_unsure()
+        self.executor.resume()
         for id in pulse.cancelled:
             self.executor.cancel(id)
         if pulse.stale:

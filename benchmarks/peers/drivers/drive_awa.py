@@ -42,6 +42,10 @@ class Awa(Peer):
     many = 200_000
     chunk = 5_000
     cannot = {"round_trip": "has no call that waits for a result"}  # noqa: RUF012
+    waiting = "SELECT count(*) FROM awa.ready_entries"
+    # Its own view awa.jobs takes minutes with as many tasks as these.
+    idle = "SELECT count(*) >= $1 FROM awa.terminal_jobs"
+    finished = "SELECT count(*) FROM awa.terminal_jobs WHERE state = 'completed'"
 
     async def install(self, url: str) -> None:
         installer = client(url)

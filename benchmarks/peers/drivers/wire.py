@@ -65,7 +65,7 @@ class Peer:
     waiting = ""
     """SQL: how many tasks are there to be run."""
     idle = ""
-    """SQL: whether nothing is unfinished."""
+    """SQL: whether nothing is unfinished. $1, where it is used, is how many tasks there are."""
     finished = ""
     """SQL: how many tasks are recorded as done. Empty: the peer keeps no record."""
     ring = ""

@@ -1,0 +1,293 @@
+"""The executor alone: it needs no database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+import shop_tasks
+from helpers import eventually
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.ids import new_id
+from fastedgy.queued_task.running import TaskRun
+from fastedgy.store.outcomes import Outcome
+from fastedgy.worker import executor as module
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.executor import Executor
+from fastedgy.worker.report import Board
+
+
+class Row(dict[str, Any]):
+    """A claimed task as the store gives it: by name, or all columns in their order."""
+
+    def __iter__(self) -> Any:
+        return iter(self.values())
+
+
+def row(func: Any, args: str = "[]", **columns: Any) -> Any:
+    known = {
+        "id": new_id(), "run": 1, "attempt": 1, "max_retries": 0,
+        "function": f"{func.__module__}:{func.__qualname__}", "name": func.__name__,
+        "queue": "default", "priority": 0, "date_enqueued": datetime.now(UTC), "args": args,
+        "kwargs": "{}", "context": "{}", "timeout": None, "closure": None,
+    }  # fmt: skip
+    return Row(known | columns)
+
+
+class Completer:
+    """Collects what came of tasks."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[UUID, Outcome] = {}
+
+    def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
+        assert outcome.id not in self.outcomes
+        self.outcomes[outcome.id] = outcome
+
+    def wake(self, run: TaskRun) -> None: ...
+
+
+Make = Callable[..., Executor]
+
+
+@pytest.fixture
+def completer() -> Completer:
+    return Completer()
+
+
+@pytest.fixture
+async def make(completer: Completer) -> Make:
+    async def flush(run: TaskRun) -> None: ...
+
+    def made(concurrency: int = 4, **settings: Any) -> Executor:
+        config = QueuedTaskConfig(task_modules="shop_tasks", **settings)
+        return Executor(
+            config, Counters(), completer, Board(None, concurrency),  # type: ignore[arg-type]
+            concurrency=concurrency, flush_added=flush,
+        )  # fmt: skip
+
+    return made
+
+
+async def came(completer: Completer, *rows: Any) -> list[str]:
+    """Wait until something has come of these tasks; what."""
+
+    def check() -> list[str]:
+        assert all(row["id"] in completer.outcomes for row in rows)
+        return [completer.outcomes[row["id"]].word for row in rows]
+
+    return await eventually(check)
+
+
+@pytest.mark.parametrize("func", [shop_tasks.greet, shop_tasks.greet_async])
+@pytest.mark.parametrize(("way", "word"), [("cancel", "cancelled"), ("interrupt", "interrupted")])
+async def test_a_task_that_is_stopped_before_its_first_turn_gives_its_slot_back(
+    make: Make, completer: Completer, func: Any, way: str, word: str
+) -> None:
+    executor = make(concurrency=1)
+    first, second = row(func, '["a"]'), row(func, '["b"]')
+    executor.accept([first, second])
+    if way == "cancel":
+        executor.cancel(first["id"])
+    else:
+        executor.interrupt()
+        if func is shop_tasks.greet:
+            word = "done"  # what runs in a thread is let be
+
+    assert await came(completer, first, second) == [word, "done"]
+    assert (executor.busy, executor.queued) == (0, 0)
+
+
+async def test_more_tasks_than_slots_run_one_after_the_other_in_their_order(
+    make: Make, completer: Completer
+) -> None:
+    executor = make(concurrency=1)
+    rows = [row(shop_tasks.mark, f"[{number}]") for number in range(10)]
+    executor.accept(rows)
+    assert (executor.busy, executor.queued) == (1, 9)
+
+    assert await came(completer, *rows) == ["done"] * 10
+    assert shop_tasks.seen == list(range(10))
+
+
+async def test_no_more_run_at_a_time_than_there_are_slots(make: Make, completer: Completer) -> None:
+    executor = make(concurrency=3)
+    rows = [row(shop_tasks.hold) for _ in range(10)]
+    executor.accept(rows)
+
+    def began() -> None:
+        assert len(shop_tasks.seen) == 3
+
+    await eventually(began)
+    assert (executor.busy, executor.queued, executor.room()) == (3, 7, 0)
+    shop_tasks.gates["hold"].set()
+    await came(completer, *rows)
+
+
+async def test_nothing_starts_without_a_lease(make: Make, completer: Completer) -> None:
+    class Lease:
+        lease_until = 0.0
+
+    executor = make()
+    executor.lease = Lease()
+    waiting = row(shop_tasks.greet, '["a"]')
+    executor.accept([waiting])
+    assert (executor.busy, executor.queued, executor.room()) == (0, 1, 0)
+
+    Lease.lease_until = time.monotonic() + 60
+    executor.resume()
+    assert await came(completer, waiting) == ["done"]
+
+
+async def test_closing_hands_back_what_has_not_started(make: Make, completer: Completer) -> None:
+    executor = make(concurrency=1)
+    first, second = row(shop_tasks.hold), row(shop_tasks.hold)
+    executor.accept([first, second])
+    executor.close()
+
+    assert completer.outcomes[second["id"]].word == "interrupted"
+    assert executor.room() == 0
+    shop_tasks.gates["hold"].set()
+    await executor.drained()
+    assert completer.outcomes[first["id"]].word == "done"
+
+
+async def test_short_tasks_are_claimed_ahead_and_long_ones_are_not(
+    make: Make, completer: Completer
+) -> None:
+    executor = make(concurrency=2)
+    assert executor.room() == 2
+    for _ in range(20):
+        rows = [row(shop_tasks.echo) for _ in range(50)]
+        executor.accept(rows)
+        await came(completer, *rows)
+    executor._sweep()
+    assert executor.room() >= 4
+
+    executor._mean = 1.0
+    assert executor.room() == 2
+
+
+async def test_what_is_claimed_ahead_may_be_taken_by_another_thread(
+    make: Make, completer: Completer
+) -> None:
+    executor = make(concurrency=1)
+    rows = [row(shop_tasks.hold) for _ in range(100)]
+    executor.accept(rows)
+
+    taken = await asyncio.to_thread(executor.take_queue)
+
+    assert [outcome.id for outcome in taken] == [row["id"] for row in rows[1:]]
+    assert {outcome.word for outcome in taken} == {"interrupted"}
+    shop_tasks.gates["hold"].set()
+    assert await came(completer, rows[0]) == ["done"]
+    assert len(completer.outcomes) == 1
+
+
+async def test_a_sync_function_beyond_its_timeout_has_its_process_replaced_at_once(
+    make: Make, completer: Completer
+) -> None:
+    executor = make()
+    stuck: list[str] = []
+    executor.on_stuck = stuck.append
+    asleep = row(shop_tasks.nap_sync, "[0.8]", timeout=0.1)
+    other = row(shop_tasks.hold)
+    executor.accept([asleep, other])
+
+    def told() -> None:
+        assert len(stuck) == 1
+
+    await eventually(told)
+    assert "nap_sync" in stuck[0]
+    executor.close()
+    shop_tasks.gates["hold"].set()
+    began = time.monotonic()
+    await executor.drained()
+    assert time.monotonic() - began < 0.5
+
+    [(outcome, run)] = executor.leave_behind()
+    assert (outcome.id, outcome.word, run.id) == (asleep["id"], "failed", asleep["id"])
+    assert len(stuck) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_sync_function_that_was_cancelled_still_has_its_timeout(
+    make: Make, completer: Completer, cancelled: bool
+) -> None:
+    executor = make()
+    stuck: list[str] = []
+    executor.on_stuck = stuck.append
+    asleep = row(shop_tasks.nap_sync, "[0.8]", timeout=0.2)
+    executor.accept([asleep])
+    if cancelled:
+
+        def entered() -> None:
+            assert executor._threads is not None
+
+        await eventually(entered)
+        executor.cancel(asleep["id"])
+
+    def told() -> None:
+        assert len(stuck) == 1
+
+    await eventually(told)
+    executor.close()
+    [(outcome, _)] = executor.leave_behind()
+    assert outcome.word == ("cancelled" if cancelled else "failed")
+
+
+@pytest.mark.parametrize("why", ["timeout", "cancel"])
+async def test_a_task_that_ignores_its_cancellation_has_its_process_replaced(
+    make: Make, completer: Completer, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STUBBORN", 0.2)
+    executor = make()
+    stuck: list[str] = []
+    executor.on_stuck = stuck.append
+    deaf = row(shop_tasks.deaf, timeout=0.2)
+    executor.accept([deaf])
+
+    def began() -> None:
+        assert shop_tasks.seen == ["began"]
+
+    await eventually(began)
+    if why == "cancel":
+        executor.cancel(deaf["id"])
+
+    def told() -> None:
+        assert stuck == [f"deaf ({deaf['id']}) ignores its cancellation"]
+
+    await eventually(told)
+    executor.close()
+    await executor.drained()
+    shop_tasks.gates["deaf"].set()
+    await came(completer, deaf)
+
+
+async def test_the_task_that_occupies_the_event_loop_is_known(
+    make: Make, completer: Completer
+) -> None:
+    executor = make()
+    rows = [row(shop_tasks.hold), row(shop_tasks.block, "[0.3]")]
+    executor.accept(rows)
+    watching = asyncio.to_thread(wait_for_current, executor)
+
+    assert await watching == rows[1]["id"]
+    shop_tasks.gates["hold"].set()
+    await came(completer, *rows)
+    assert executor.current() is None
+
+
+def wait_for_current(executor: Executor) -> UUID | None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        it = executor.current()
+        if it is not None and it.name == "block":
+            return it.id
+    return None
