@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
     parser.add_argument("--keep", action="store_true", help="Keep the logs and the ledger.")
     given = parser.parse_args()
-    faults = {kind: 6.0 for kind in given.only} if given.only else PER_MINUTE
+    faults = dict.fromkeys(given.only, 6.0) if given.only else PER_MINUTE
     folder = Path(tempfile.mkdtemp(prefix="fastedgy-chaos-"))
     try:
         figures = asyncio.run(run(given.seconds, given.seed, given.rate, folder, faults))

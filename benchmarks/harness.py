@@ -85,6 +85,8 @@ def _remove_leftovers(folder: Path | None) -> None:
     """Stop the servers of runs that were killed."""
     for place in Path(folder or tempfile.gettempdir()).glob(f"{FOLDER}*"):
         run = place.name.removeprefix(FOLDER).split("-")[0]
+        if not run.isdigit() or not place.is_dir():
+            continue
         if place.stat().st_uid == os.geteuid() and not is_running(int(run)):
             server(place).stop()
             shutil.rmtree(place, ignore_errors=True)
@@ -280,7 +282,9 @@ async def pool(url: str, workers: int, *, gated: bool = False) -> AsyncIterator[
     watch = await connect(url, application_name="benchmarks watch", timeout=30)
     if gated:
         await watch.execute("SELECT pg_advisory_lock($1)", GATE)
-    log = Path(tempfile.mkstemp(prefix="fastedgy-benchmarks-", suffix=".log")[1])
+    handle, name = tempfile.mkstemp(prefix="benchmarks-", suffix=".log")
+    os.close(handle)
+    log = Path(name)
     env = {**os.environ, "DATABASE_URL": url, **({GATED: "1"} if gated else {})}
     command = [sys.executable, "-m", "fastedgy", "queue", "start", "--app", "benchmarks.app:app",
                "--workers", str(workers)]  # fmt: skip

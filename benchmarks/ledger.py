@@ -40,7 +40,11 @@ class Ledger:
 
 @dataclass(slots=True)
 class Run:
-    """One run of a task as its body noted it. `last` is the time of its last note."""
+    """One run of a task as its body noted it. `last` is the time of its last note at work.
+
+    Being stopped is no work: a process that was frozen and goes on after its lease has to leave its
+    tasks somehow, while they may run elsewhere.
+    """
 
     number: int
     pid: int
@@ -83,9 +87,10 @@ def read(path: Path) -> Book:
                 book.runs[id].append(run)
             else:
                 run = open_runs[id, rest[0], rest[1]]
-                run.last = float(rest[2])
                 if what == "E":
                     run.how = rest[3]
+                if run.how != "stopped":
+                    run.last = float(rest[2])
     for runs in book.runs.values():
         runs.sort(key=lambda run: run.start)
     return book

@@ -22,7 +22,7 @@ LINE = 64 * 2**20
 TAIL = 1_500
 
 
-class PeerFailed(Exception):  # noqa: N818
+class PeerFailed(Exception):
     """A peer could not do what was asked of it: the reason, in one line."""
 
 
@@ -66,10 +66,10 @@ class Driver:
         lines = self._log.read_text(errors="replace")[-TAIL:].strip().splitlines()
         return lines[-1] if lines else "It said nothing"
 
-    @property
-    def log(self) -> str:
-        """The end of what it printed."""
-        return self._log.read_text(errors="replace")[-TAIL:]
+    def check(self) -> None:
+        """Raise PeerFailed when it has ended."""
+        if self._process.returncode is not None:
+            raise PeerFailed(f"its process ended: {self._process.returncode}. {self._tail()}")
 
     def send(self, do: str, **parameters: Any) -> None:
         """Ask for something, without waiting for the answer."""

@@ -23,7 +23,7 @@ ASK_LIMIT = 30.0
 Python = tuple[int, int]
 
 
-class NotInstallable(Exception):  # noqa: N818
+class NotInstallable(Exception):
     """The reason why there is no environment for a peer."""
 
 

@@ -35,6 +35,7 @@ class Measured:
     states: dict[str, int]
     seconds: float
     pickups: list[float]
+    tried_again: int
     first_pickup: float | None
     last_pickup: float | None
     report: dict[str, Any] | None
@@ -78,6 +79,7 @@ def measure(tasks: Sequence[TaskRow], report: dict[str, Any] | None) -> Measured
         states={state: states[state] for state in STATES},
         seconds=(ended - begun).total_seconds(),
         pickups=sorted(each for task in tasks if (each := _pickup(task)) is not None),
+        tried_again=sum(task.attempt > 1 for task in tasks),
         first_pickup=_pickup(tasks[0]),
         last_pickup=_pickup(tasks[-1]),
         report=report,
@@ -201,9 +203,11 @@ def _ranking(title: str, number: str, rows: list[tuple[str, int]]) -> Table:
 
 
 def _numbers(measured: Measured, slots: int) -> list[str]:
+    again = count(measured.tried_again, "task")
     half, most = (duration(measured.pickup(share)) for share in (0.50, 0.95))
     return [
-        f"Throughput  {measured.tasks_per_second:,.1f} tasks a second",
+        f"Throughput  {measured.tasks_per_second:,.1f} tasks a second"
+        + (f"; {again} failed at first and were tried again" if measured.tried_again else ""),
         f"Pick-up     p50 {half}, p95 {most}: the files come all at once, and wait in line for "
         f"{slots} slots",
         f"            {duration(measured.first_pickup)} for the first task and "

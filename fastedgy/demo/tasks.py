@@ -11,6 +11,7 @@ import ast
 import os
 import sysconfig
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from fastedgy.queued_tasks import QueuedTasks
 QUEUE = "demo"
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+
+# Python's parser fails now and then when two threads use it at once (gh-106905).
+one_at_a_time = threading.Lock()
 
 logger = getLogger("demo")
 
@@ -62,7 +66,8 @@ def index_module(file: str) -> Module:
     source = Path(file).read_bytes()
     module = Module(name_of(file), lines=source.count(b"\n"))
     try:
-        tree = ast.parse(source)
+        with one_at_a_time:
+            tree = ast.parse(source)
     except SyntaxError as error:
         logger.warning("%s is no Python of this version: %s", module.name, error)
         return module

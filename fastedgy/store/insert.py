@@ -39,11 +39,17 @@ class Spec:
     on_parent_failure: str = "cancel"
     auto_remove: bool = False
     closure: bytes | None = None
+    owner: UUID | None = None
+    """The process that runs the task itself: its row starts as `doing`."""
 
     def is_plain(self) -> bool:
         """Whether the short statements can write it: due now, and kept when done."""
         return (
-            self.delay is None and self.at is None and not self.auto_remove and self.closure is None
+            self.delay is None
+            and self.at is None
+            and not self.auto_remove
+            and self.closure is None
+            and self.owner is None
         )
 
 
@@ -97,6 +103,19 @@ SELECT pg_notify($11::text, $12::text) WHERE $11::text IS NOT NULL
 INSERT_SAME = Statement(_SAME, again="")
 INSERT_SAME_AGAIN = Statement(_SAME, again="ON CONFLICT (id) DO NOTHING")
 
+# Rows of tasks that run already: no bell.
+_OWNED = """
+INSERT INTO $tasks (id, args, kwargs, context, name, function, queue, priority, max_retries,
+                    timeout, worker_id, state, run, attempt, date_started)
+SELECT task.id, task.args, task.kwargs, task.context, $5::text, $6::text, $7::text, $8::integer,
+       $9::integer, $10::float8, $11::uuid, 'doing', 1, 1, clock_timestamp()
+  FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[], $4::jsonb[])
+       AS task (id, args, kwargs, context)
+$again
+"""
+INSERT_OWNED = Statement(_OWNED, again="")
+INSERT_OWNED_AGAIN = Statement(_OWNED, again="ON CONFLICT (id) DO NOTHING")
+
 _COPIED = ("id", "args", "kwargs", "name", "function", "queue", "priority", "max_retries",
            "timeout", "awaited")  # fmt: skip
 
@@ -126,7 +145,8 @@ WITH parent AS (
 ), new AS (
     INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                         awaited, on_parent_failure, unique_key, auto_remove, context, closure,
-                        has_children, waiting_on, date_due, date_enqueued, state)
+                        has_children, waiting_on, date_due, date_enqueued, worker_id, run, attempt,
+                        date_started, state)
     SELECT given.id, given.args, given.kwargs, given.name, given.function, given.queue,
            given.priority, given.max_retries, given.timeout, given.awaited,
            given.on_parent_failure, given.unique_key, given.auto_remove, given.context,
@@ -135,17 +155,22 @@ WITH parent AS (
            coalesce(bound.parents, 0),
            due.at,
            clock_timestamp(),
-           CASE WHEN bound.parents > 0 THEN 'waiting'
+           given.owner,
+           (given.owner IS NOT NULL)::integer,
+           (given.owner IS NOT NULL)::integer,
+           CASE WHEN given.owner IS NOT NULL THEN clock_timestamp() END,
+           CASE WHEN given.owner IS NOT NULL THEN 'doing'
+                WHEN bound.parents > 0 THEN 'waiting'
                 WHEN due.at > clock_timestamp() THEN 'scheduled'
                 ELSE 'enqueued' END
       FROM fine, unnest($1::uuid[], $2::jsonb[], $3::jsonb[], $4::text[], $5::text[], $6::text[],
                         $7::integer[], $8::integer[], $9::float8[], $10::boolean[], $11::float8[],
                         $12::timestamptz[], $13::text[], $14::text[], $15::boolean[],
-                        $16::jsonb[], $23::bytea[])
+                        $16::jsonb[], $23::bytea[], $25::uuid[])
                  WITH ORDINALITY
                  AS given (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                            awaited, delay, at, on_parent_failure, unique_key, auto_remove, context,
-                           closure, place)
+                           closure, owner, place)
       LEFT JOIN bound ON bound.child_id = given.id
      CROSS JOIN LATERAL (
            SELECT coalesce(given.at, clock_timestamp() + given.delay * interval '1 second') AS at
@@ -179,6 +204,8 @@ def bell(tasks: Sequence[NewTask]) -> str:
     lanes: set[tuple[str, int]] = set()
     due: float | None = None
     for spec in {id(task.spec): task.spec for task in tasks}.values():
+        if spec.owner is not None:
+            continue
         if spec.delay is not None:
             due = spec.delay if due is None else min(due, spec.delay)
         elif spec.at is not None:
@@ -206,6 +233,13 @@ def _alike(tasks: Sequence[NewTask]) -> bool:
     return True
 
 
+def _owned_alike(tasks: Sequence[NewTask]) -> bool:
+    spec = tasks[0].spec
+    return spec.owner is not None and all(
+        task.spec == spec and not task.parents and task.unique_key is None for task in tasks
+    )
+
+
 async def insert(
     connection: Connection,
     tables: Tables,
@@ -231,6 +265,9 @@ async def insert(
         return await _insert_chunks(
             connection, tables, tasks, channel=channel, again=again, timeout=timeout
         )
+    if not alike and _owned_alike(tasks):
+        await _insert_owned(connection, tables, tasks, again=again, timeout=timeout)
+        return Inserted()
     if not alike:
         return await _insert_any(
             connection, tables, tasks, channel=channel, again=again, timeout=timeout
@@ -260,6 +297,28 @@ async def insert(
     return Inserted()
 
 
+async def _insert_owned(
+    connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, again: bool,
+    timeout: float | None,
+) -> None:  # fmt: skip
+    spec = tasks[0].spec
+    await connection.execute(
+        (INSERT_OWNED_AGAIN if again else INSERT_OWNED)[tables],
+        [task.id for task in tasks],
+        [task.args for task in tasks],
+        [task.kwargs for task in tasks],
+        [task.context for task in tasks],
+        spec.name,
+        spec.function,
+        spec.queue,
+        spec.priority,
+        spec.max_retries,
+        spec.timeout,
+        spec.owner,
+        timeout=timeout,
+    )
+
+
 async def _insert_chunks(
     connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, channel: str | None,
     again: bool, timeout: float | None,
@@ -283,6 +342,8 @@ async def _insert_any(
     links = [(task.id, parent) for task in tasks for parent in dict.fromkeys(task.parents)]
     elsewhere = sorted({parent for _, parent in links if parent not in ids})
     keyed = any(task.unique_key is not None for task in tasks)
+    if all(task.spec.owner is not None for task in tasks):
+        channel = None
 
     async def write(*, dead_parents: bool) -> Any:
         return await connection.fetchrow(
@@ -311,6 +372,7 @@ async def _insert_any(
             bell(tasks) if channel else "",
             [task.spec.closure for task in tasks],
             keyed,
+            [task.spec.owner for task in tasks],
             timeout=timeout,
         )
 

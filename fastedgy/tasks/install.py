@@ -129,6 +129,8 @@ async def open_route(connection: HTTPConnection) -> AsyncIterator[TasksScheduler
     try:
         async with offered(QueuedTasks, connection):
             yield scheduler
+            if scheduler.durable and request.runner.owner is not None:
+                await request.runner.owner.registered()
     except BaseException:
         scheduler._drop()
         raise

@@ -179,6 +179,7 @@ async def _failed(task: Task[..., Any], error: Exception) -> None:
     claim = task._claim
     if claim is not None and claim.goes_elsewhere(error):
         task._settle("cancelled", error=error)
+        claim.failed(error)
         return
     _log_failure(task, error)
     task._settle("failed", error=error)

@@ -21,7 +21,7 @@ from fastedgy.tasks.performing import perform
 from fastedgy.tasks.task import Task, function_name, is_async
 
 if TYPE_CHECKING:
-    from fastedgy.tasks.owner import Owner
+    from fastedgy.tasks.durable import Owner
 
 logger = logging.getLogger("fastedgy.tasks")
 
@@ -55,7 +55,7 @@ class Runner:
         self.owner: Owner | None = None
         self.closing = False
         self.deferred = 0
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._running: set[Task[..., Any]] = set()
         self._lanes: dict[str, Lane] = {}
@@ -65,7 +65,7 @@ class Runner:
 
     def call(self, function: Callable[[Task[..., Any]], None], task: Task[..., Any]) -> None:
         """Call one of this runner's methods in its event loop, from any thread."""
-        if threading.get_ident() == self._thread:
+        if self.is_here():
             function(task)
             return
         answer: Future[None] = Future()
@@ -78,10 +78,14 @@ class Runner:
                 answer.set_exception(error)
 
         try:
-            self._loop.call_soon_threadsafe(answered)
+            self.loop.call_soon_threadsafe(answered)
         except RuntimeError:
             raise TasksNotRunning(task.name) from None
         answer.result()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is that of the event loop."""
+        return threading.get_ident() == self._thread
 
     def start(self, task: Task[..., Any]) -> None:
         """Start a task now, or as soon as there is a place for it. Raises TaskBacklogFull."""
@@ -133,7 +137,7 @@ class Runner:
         told: list[asyncio.Future[None]] = []
         for task in tasks:
             if not is_async(task.func) and self.threads.available_tokens > len(told):
-                task._in_thread = self._loop.create_future()
+                task._in_thread = self.loop.create_future()
                 told.append(task._in_thread)
         self.start_all(tasks)
         # The loop is first come, first served: each of them has its first step before this goes on.
@@ -167,7 +171,7 @@ class Runner:
 
     async def _change(self, seconds: float) -> bool:
         """Wait until a task has ended. False: none did in so many seconds."""
-        changed: asyncio.Future[None] = self._loop.create_future()
+        changed: asyncio.Future[None] = self.loop.create_future()
         self._changed.add(changed)
         try:
             done, _ = await asyncio.wait((changed,), timeout=seconds)
@@ -214,7 +218,7 @@ class Runner:
         task._stopping = task._stopping or why
         if task._asyncio is not None:
             # Not at once: a coroutine that is cancelled before its first step never runs at all.
-            self._loop.call_soon(task._asyncio.cancel)
+            self.loop.call_soon(task._asyncio.cancel)
 
     def find(self, ids: Iterable[Any]) -> list[Task[..., Any]]:
         """Running tasks by the ids of their runs."""
@@ -240,7 +244,7 @@ class Runner:
         counts.running += 1
         task._runner = self
         self._running.add(task)
-        task._asyncio = self._loop.create_task(self._run(task), context=task._context)
+        task._asyncio = self.loop.create_task(self._run(task), context=task._context)
 
     async def _run(self, task: Task[..., Any]) -> None:
         began = task._began = time.monotonic()

@@ -119,7 +119,14 @@ class TasksScheduler:
 
     def claim(self, task: Task[..., Any], *, now: bool) -> None:
         """Give a task the row that makes it durable."""
-        raise NotImplementedError
+        from fastedgy.tasks.durable import Claim, owner_of
+
+        def claim(task: Task[..., Any]) -> None:
+            task._claim = Claim(task, owner_of(self.runner))
+
+        self.runner.call(claim, task)
+        if not now:
+            self.durable = True
 
     def is_awaited_by(self, task: Task[..., Any]) -> bool:
         """Whether the code that runs here is what the task waits for."""

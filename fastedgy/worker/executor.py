@@ -36,6 +36,7 @@ from fastedgy.store import outcomes
 from fastedgy.store.outage import is_outage
 from fastedgy.store.outcomes import Done, Outcome
 from fastedgy.worker.counters import Counters
+from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
 from fastedgy.worker.running import Running
 from fastedgy.worker.verdict import Misfit, Verdict, judge, left_behind, returned
@@ -242,6 +243,8 @@ class Executor:
             verdict = returned(it, value, self._config)
         if it.buffer is not None:
             verdict = await self._write_added(it, verdict)
+        if verdict.outcome.state == "failed" and verdict.error is not None:
+            await call_handler(it, verdict.error, self._config)
         if _post_run:
             it.cancelling = it.cancelling or "finishing"
             try:

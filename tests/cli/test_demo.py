@@ -166,7 +166,7 @@ def test_every_task_is_done_though_a_worker_is_killed_in_the_middle(
     assert list(result) == WORDS
     assert result["failed"] == 0
     assert result["done"] == result["tasks"] == result["report"]["modules"] + 2 > 300
-    assert 0 < result["seconds"] < 60
+    assert 0 < result["seconds"] < 100
     assert result["tasks_per_second"] == pytest.approx(result["done"] / result["seconds"], rel=0.01)
     assert 0 < result["pickup_ms_p50"] <= result["pickup_ms_p95"]
     assert result["report"]["lines"] > 100_000
@@ -185,7 +185,12 @@ def test_every_task_is_done_though_a_worker_is_killed_in_the_middle(
 
 def stopped_at_work(demo: Demo) -> tuple[int, list[UUID]]:
     """Freeze a worker while it has tasks; its pid, and their ids."""
-    worker, _ = demo.rows("SELECT id, pid FROM queued_task_workers WHERE queues = '{demo}'")
+    busy = demo.rows(
+        "SELECT id, pid FROM queued_task_workers WHERE queues = '{demo}' AND id IN"
+        " (SELECT worker_id FROM queued_tasks WHERE state = 'doing')"
+    )
+    assert busy
+    worker = busy[0]
     os.kill(worker["pid"], signal.SIGSTOP)
     for _ in range(2):  # what was under way when it was frozen is over at the second look
         held = demo.rows(

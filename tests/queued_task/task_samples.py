@@ -124,7 +124,7 @@ def containers(
     many: list[Decimal] = [],  # noqa: B006
     named: dict[str, Point] = {},  # noqa: B006
     pair: tuple[int, date] | None = None,
-    implicit: datetime = None,  # type: ignore[assignment]
+    implicit: datetime = None,  # type: ignore[assignment]  # noqa: RUF013
     new: OrderId | None = None,
     limited: Annotated[Decimal, Field(gt=0)] = Decimal(1),
     quoted: list["Color"] = [],  # noqa: B006, UP037

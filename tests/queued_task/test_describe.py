@@ -88,7 +88,7 @@ def test_a_function_of_the_running_script_is_refused(monkeypatch: pytest.MonkeyP
 def test_a_function_of_no_module_is_refused() -> None:
     namespace: dict[str, Any] = {"__name__": "not_there"}
     exec("def job(): ...", namespace)
-    with pytest.raises(InvalidFunction, match="not_there.job"):
+    with pytest.raises(InvalidFunction, match=r"not_there\.job"):
         describe(namespace["job"])
 
 

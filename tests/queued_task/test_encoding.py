@@ -23,8 +23,8 @@ UTC = dt.UTC
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, -(2**63), 2**64 - 1, 1.5, "", "é", [], {}, [None], {"a": {"b": [1, None, "null"]}},
-     "\\u0000", "null", {"null": "\\\\u0000"}],
+    [None, True, 0, -(2**63), 2**64 - 1, 1.5, "", "é", [], {}, [None],
+     {"a": {"b": [1, None, "null"]}}, "\\u0000", "null", {"null": "\\\\u0000"}],
 )  # fmt: skip
 def test_json_comes_back_as_it_went_in(value: object) -> None:
     assert loads(dumps(value)) == value

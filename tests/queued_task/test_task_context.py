@@ -105,11 +105,10 @@ def test_json_values_come_back(value: Any) -> None:
 def test_values_that_cannot_be_stored_are_refused_and_leave_the_context(
     value: Any, reason: str
 ) -> None:
-    with TaskContext(context={"a": 1}), pytest.raises(InvalidContext, match=reason):
-        try:
+    with TaskContext(context={"a": 1}):
+        with pytest.raises(InvalidContext, match=reason):
             set_context("a.b", value)
-        finally:
-            assert get_full_context() == {"a": 1}
+        assert get_full_context() == {"a": 1}
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "a\x00", "\ud800", 1, None, ["a"]])

@@ -128,7 +128,7 @@ def test_exceptions_and_extras_are_kept(logger: logging.Logger, level: int) -> N
         assert "test_exceptions_and_extras_are_kept" in info(run)["stack"]
 
 
-class Unprintable(Exception):  # noqa: N818
+class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
 

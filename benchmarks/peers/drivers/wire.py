@@ -1,4 +1,4 @@
-"""The drivers' side of the conversation: one JSON object a line, asked on stdin, answered on stdout.
+"""The drivers' side of the conversation: one JSON object a line, on stdin and stdout.
 
 Imports nothing but the standard library and uvloop: it runs in the environment of a peer. A driver
 fills in `Peer` and ends with `main(ItsPeer())`. The process ends when its stdin does, so that none
@@ -24,7 +24,6 @@ import uvloop
 PROGRESS_EVERY = 0.005
 """Seconds between two looks at how many bodies have run."""
 STOP_LIMIT = 20.0
-WARM_UP = 20
 
 
 class Ledger:
@@ -194,11 +193,11 @@ class Answers:
             await self._peer.one(number)
         return time.perf_counter() - began
 
-    async def paced(self, count: int, pause: float) -> list[int]:
+    async def paced(self, count: int, pause: float, warm_up: int) -> list[int]:
         """Enqueue one every so often; when each call began. Negative numbers warm up before."""
         called = []
         next_at = time.monotonic()
-        for number in range(-WARM_UP, count):
+        for number in range(-warm_up, count):
             next_at += pause
             await asyncio.sleep(next_at - time.monotonic())
             if number >= 0:

@@ -386,3 +386,17 @@ async def deaf() -> None:
     while not gates["deaf"].is_set():
         with contextlib.suppress(asyncio.CancelledError):
             await gates["deaf"].wait()
+
+
+async def talk_and_hold() -> None:
+    logger.info("about to wait")
+    set_context("step", "waiting")
+    await gates["talk"].wait()
+    set_context("step", "over")
+
+
+@task(max_retries=0)
+async def talk_and_fail() -> None:
+    set_context("reached", 7, auto_commit=False)
+    logger.info("last words")
+    raise ValueError

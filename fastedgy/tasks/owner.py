@@ -1,5 +1,0 @@
-"""Placeholder."""
-
-
-class Owner:
-    async def close(self) -> None: ...

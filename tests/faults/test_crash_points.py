@@ -1,0 +1,94 @@
+"""The process is killed at every step between a claim and its outcome, and the contract holds."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import asyncpg
+import crash_tasks
+import pytest
+from crash_points import POINTS
+from crew import Crew, Hire
+from helpers import eventually
+from rows import CHANNELS, TABLES
+from supervised import enqueue
+
+from fastedgy.store.workers import report_lost
+
+UNSTARTED = {
+    "before the claim",
+    "claimed, the answer unread",
+    "the answer read, nothing started",
+}
+DRAINING = {"drained, not handed back", "handed back, not retired", "retired"}
+WRITTEN = {"outcomes written, the answer unread", *DRAINING}
+
+
+def runs_in(file: Path) -> dict[str, list[int]]:
+    """The run numbers of each task, in the order in which they were told."""
+    runs: dict[str, list[int]] = defaultdict(list)
+    for line in file.read_text().splitlines() if file.exists() else []:
+        id, run = line.split()
+        runs[id].append(int(run))
+    return runs
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_ended(
+    point: str,
+    connection: asyncpg.Connection,
+    crash_crew: Crew,
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "runs"
+    plain = [await enqueue(connection, crash_tasks.plain, str(file)) for _ in range(3)]
+    adding = await enqueue(connection, crash_tasks.adding, str(file))
+    with monkeypatch.context() as patch:
+        patch.setenv("CRASH_AT", point)
+        worker = crash_crew.begin(app="crash_app:app")
+
+    async def all_done() -> None:
+        states = await connection.fetch("SELECT state FROM queued_tasks")
+        assert {row["state"] for row in states} == {"done"}, states
+
+    if point in DRAINING:
+        await eventually(all_done, within=30)
+        worker.tell()
+    assert await worker.ended(within=30) == -signal.SIGKILL
+    before = {
+        row["id"]: row["run"]
+        for row in await connection.fetch("SELECT id, run FROM queued_tasks WHERE state = 'done'")
+    }
+
+    await report_lost(
+        connection, TABLES, worker_id=worker.worker_id, exit_reason="killed by SIGKILL",
+        started=worker.board.started(), max_losses=3, channels=CHANNELS,
+    )  # fmt: skip
+    async with hire():
+        await eventually(all_done, within=15)
+    # What was under suspicion runs alone.
+    rows = await connection.fetch("SELECT * FROM queued_tasks")
+
+    runs = runs_in(file)
+    added = len(rows) - 4
+    assert added == (2 if point == "what it added is written" else 1) or (
+        point == "before the outcome is kept" and added == 2
+    )
+    for row in rows:
+        told = runs[str(row["id"])]
+        assert told == sorted(set(told)), "no run is told twice, and their numbers grow"
+        assert 1 <= len(told) <= 2
+        assert int(row["result"]) == told[-1] == row["run"]
+        if row["id"] in before:
+            assert row["run"] == before[row["id"]], "what had ended did not run again"
+        if point in UNSTARTED:
+            assert len(told) == 1
+            assert "lost" not in row["history"], "what had not started lost nothing"
+    if point in WRITTEN:
+        assert before
+    assert Counter(map(len, runs.values()))[1] >= 1
+    assert {*plain, adding} <= {row["id"] for row in rows}

@@ -1,0 +1,158 @@
+"""Rows that no worker can run: they fail or wait, with the reason, and never stop a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+import pytest
+import shop_tasks
+from crew import Hire, reaches
+from rows import add, change, read
+
+REFUSED = [
+    "os:system", "builtins:eval", "builtins:exec", "subprocess:run", "shop_tasks:_private",
+    "shop_tasks:logger", "shop_tasks:Mailer", "shop_tasks:greet.__code__", "shop_tasks:os.system",
+    "shop_tasks:logging.getLogger", "__main__:main", "asyncio:run", "json:loads", "pickle:loads",
+    "", ":", "shop_tasks", "shop_tasks:", ":greet", "shop tasks:greet", "shop_tasks:greet()",
+    "../shop_tasks:greet", "fastedgy.queued_task.closures:unpack", "x" * 5_000,
+]  # fmt: skip
+UNKNOWN = ["shop_tasks:no_longer_there", "no_such_module:send", "shop_tasks.inner:send"]
+MISFITS: dict[str, dict[str, Any]] = {
+    "args object": {"args": '{"name": "x"}'},
+    "args number": {"args": "5"},
+    "args null": {"args": "null"},
+    "args text": {"args": '"abc"'},
+    "kwargs list": {"kwargs": "[1]"},
+    "kwargs number": {"kwargs": "5"},
+    "too many": {"args": '["a", "b", "c"]'},
+    "too few": {"args": "[]"},
+    "unknown name": {"args": "[]", "kwargs": '{"nome": "x"}'},
+    "twice": {"args": '["a"]', "kwargs": '{"name": "x"}'},
+}
+
+
+async def still_works(staff: Any) -> None:
+    assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+    assert (staff.counters.errors, staff.worker.executor.busy) == (0, 0)
+
+
+async def test_functions_that_are_not_offered_are_refused(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    ids = {path: await add(connection, function=path, args='["true"]') for path in REFUSED}
+    async with hire() as staff:
+        for path, id in ids.items():
+            row = await reaches(connection, id, "failed")
+            assert row["error_type"] == "FunctionRefused", path
+            assert row["attempt"] == 1, path
+        assert staff.counters.refused == len(REFUSED)
+        await still_works(staff)
+
+
+async def test_functions_that_this_release_does_not_have_wait(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    ids = {path: await add(connection, function=path, args='["true"]') for path in UNKNOWN}
+    async with hire() as staff:
+        for path, id in ids.items():
+            row = await reaches(connection, id, "scheduled")
+            assert row["error_type"] == "FunctionNotFound", path
+            assert row["attempt"] == 0, path
+        await still_works(staff)
+
+
+async def test_arguments_that_do_not_fit_fail_at_once(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    ids = {
+        (what, func): await add(connection, function=f"shop_tasks:{func}", **columns)
+        for what, columns in MISFITS.items()
+        for func in ("greet", "greet_async")
+    }
+    async with hire() as staff:
+        for what, id in ids.items():
+            row = await reaches(connection, id, "failed")
+            assert row["error_type"] == "InvalidArguments", what
+            assert row["attempt"] == 1, what
+        await still_works(staff)
+
+
+async def test_arguments_of_another_type_fail_at_once(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    wrong = '["no day", "no time", "no id", 5]'
+    id = await add(connection, function="shop_tasks:typed", args=wrong)
+    async with hire() as staff:
+        row = await reaches(connection, id, "failed")
+        await still_works(staff)
+
+    assert row["error_type"] == "InvalidArguments"
+    assert "day" in row["error_message"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"context": "[]"}, {"context": "5"}, {"context": "null"}, {"history": "{}"},
+        {"max_retries": -5}, {"timeout": -1.0}, {"timeout": float("inf")},
+        {"priority": -(2**31)}, {"priority": 2**31 - 1}, {"queue": ""}, {"queue": "x" * 2_000},
+        {"name": ""}, {"name": "n" * 100_000}, {"run": 2**31 - 1}, {"attempt": 2**31 - 1},
+        {"attempt": -7}, {"losses": 2**31 - 1}, {"worker_id": None}, {"closure": b"evil"},
+    ],
+    ids=lambda columns: next(iter(columns)),
+)  # fmt: skip
+async def test_a_row_with_forged_columns_comes_to_an_end(
+    hire: Hire, connection: asyncpg.Connection, columns: dict[str, Any]
+) -> None:
+    forged = []
+    for function, args in (("greet", '["x"]'), ("control", '["retry", "raise"]')):
+        id = await add(connection, function=f"shop_tasks:{function}", args=args)
+        await change(connection, id, **columns)
+        forged.append(id)
+    async with hire() as staff:
+        for id in forged:
+            await reaches(connection, id, "done", "failed")
+        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+
+
+async def test_a_closure_without_our_signature_is_refused(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    id = await add(connection, function="<closure>:evil", closure=b"\x80\x04evil")
+    async with hire(signing_keys=["secret"]) as staff:
+        row = await reaches(connection, id, "failed")
+        await still_works(staff)
+
+    assert row["error_type"] == "ClosureRefused"
+
+
+async def test_closures_run_where_keys_are_set(hire: Hire) -> None:
+    factor = 3
+    async with hire(signing_keys=["secret"]) as staff:
+        ref = staff.tasks.add_task(lambda number: number * factor, 5)
+        assert await ref.wait(10) == 15
+
+
+async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    """The row of one of them is such that the database refuses what is to become of it."""
+    await connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.state = 'done' AND NEW.name = 'cursed' THEN RAISE 'cursed'; END IF;"
+        " RETURN NEW; END $$;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON queued_tasks FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    try:
+        async with hire() as staff:
+            async with staff.tasks as tasks:
+                refs = tasks.add_tasks(shop_tasks.mark, [(number,) for number in range(30)])
+                cursed = tasks.task(name="cursed").add_task(shop_tasks.mark, 99)
+            assert [await ref.wait(15) for ref in refs] == list(range(30))
+            row = await reaches(connection, cursed.id, "failed")
+    finally:
+        await connection.execute("DROP TRIGGER refuse ON queued_tasks; DROP FUNCTION refuse()")
+
+    assert row["error_type"] == "OutcomeNotStored"
+    assert (await read(connection, cursed.id))["run"] == 1
