@@ -137,9 +137,11 @@ async def _measure_once(
             figures = await SCENARIOS[scenario].once(replace(lab, say=lambda line: None))
         else:
             figures = await measure.SCENARIOS[scenario](lab, queue)
-    except PeerFailed as error:
-        cell.failures.append(str(error))
-        lab.say(f"{scenario} {number + 1} of {lab.repeat}: {name} failed: {error}")
+    except Exception as error:  # whatever it is: an hour of other measurements goes on
+        lines = str(error).strip().splitlines()
+        kind = "" if isinstance(error, PeerFailed) else f"{type(error).__name__} "
+        cell.failures.append(f"{kind}{lines[0] if lines else ''}".strip())
+        lab.say(f"{scenario} {number + 1} of {lab.repeat}: {name} failed: {cell.failures[-1]}")
     else:
         cell.runs.append(figures)
         unit = SCENARIOS[scenario].unit
@@ -242,6 +244,8 @@ def compare(
 
         for path in write_page(found, write):
             say(f"Written: {path}")
+    if missing := [name for name in found.scenarios if found.cell(OURS, name).failures]:
+        raise click.ClickException(f"Not measured in every repetition: our {', '.join(missing)}.")
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def wait_for_tasks(app: FastAPI, timeout: float = 5.0) -> None:
 class TasksOver:
     """`with TasksOver(app): …`, or `async with`: at the end of the block all tasks are over.
 
-        @pytest.fixture
-        def client():
-            with TestClient(app) as client, TasksOver(app):
-                yield client
+    @pytest.fixture
+    def client():
+        with TestClient(app) as client, TasksOver(app):
+            yield client
     """
 
     def __init__(self, app: FastAPI, timeout: float = 5.0) -> None:

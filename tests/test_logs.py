@@ -24,7 +24,7 @@ def logging_restored() -> Iterator[None]:
     root.handlers[:] = handlers
 
 
-def configured(format: LogFormat, **options: Any) -> io.StringIO:  # noqa: A002
+def configured(format: LogFormat, **options: Any) -> io.StringIO:
     stream = io.StringIO()
     configure_logging(format, stream=stream, **options)
     return stream

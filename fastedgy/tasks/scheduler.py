@@ -73,7 +73,9 @@ class TasksBatch:
             task._claim.join_route()
 
     def _take(self) -> list[Task[..., Any]]:
-        """The tasks of this moment, which is over now."""
+        """The tasks of this moment, which is over now. They are given once."""
+        if self._over:
+            return []
         self._over = True
         return self.scheduled
 

@@ -43,9 +43,19 @@ class Awa(Peer):
     chunk = 5_000
     cannot = {"round_trip": "has no call that waits for a result"}  # noqa: RUF012
     waiting = "SELECT count(*) FROM awa.ready_entries"
-    # Its own view awa.jobs takes minutes with as many tasks as these.
-    idle = "SELECT count(*) >= $1 FROM awa.terminal_jobs"
-    finished = "SELECT count(*) FROM awa.terminal_jobs WHERE state = 'completed'"
+    # Its view awa.jobs takes minutes with as many tasks as these, so this is what lies below. After
+    # some seconds, finished tasks are cut off and only counted: in queue_terminal_rollups.
+    idle = (
+        "SELECT (SELECT coalesce(sum(cardinality(job_ids)), 0) FROM awa.receipt_completion_batches)"
+        "     + (SELECT count(*) FROM awa.done_entries)"
+        "     + (SELECT coalesce(sum(pruned_completed_count), 0) FROM awa.queue_terminal_rollups)"
+        "    >= $1::bigint"
+    )
+    finished = (
+        "SELECT (SELECT count(*) FROM awa.terminal_jobs WHERE state = 'completed')"
+        "     + (SELECT coalesce(sum(pruned_completed_count), 0) FROM awa.queue_terminal_rollups)"
+        "       ::bigint"
+    )
 
     async def install(self, url: str) -> None:
         installer = client(url)
