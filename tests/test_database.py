@@ -296,7 +296,7 @@ async def test_two_tasks_that_come_first_share_one_pool(connections: Connections
 async def test_a_lost_connection_is_an_outage_and_the_next_one_works(
     connections: Connections, empty_database_url: str
 ) -> None:
-    with pytest.raises(DatabaseUnavailable, match="was lost: "):  # noqa: PT012
+    with pytest.raises(DatabaseUnavailable, match="was lost: "):
         async with connections.acquire() as connection:
             kill = f"SELECT pg_terminate_backend({await pid(connection)})"
             await execute(empty_database_url, kill)
@@ -391,7 +391,7 @@ async def test_without_a_transaction_there_is_none_to_join(edgy: Any) -> None:
 async def test_what_is_written_on_the_callers_connection_shares_its_fate(
     edgy: Any, empty_database_url: str, options: dict[str, str]
 ) -> None:
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError):
         async with edgy.transaction(**options):
             assert in_transaction(edgy)
             async with caller_transaction(edgy) as raw:
@@ -421,7 +421,7 @@ async def test_a_transaction_that_is_none_is_named(edgy: Any) -> None:
 async def test_our_transaction_is_read_committed_and_undone_by_an_error(
     edgy: Any, empty_database_url: str
 ) -> None:
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError):
         async with transaction(edgy):
             assert await edgy.fetch_val("SHOW transaction_isolation") == "read committed"
             await edgy.execute("INSERT INTO notes VALUES (1)")
@@ -437,7 +437,7 @@ async def test_our_transaction_inside_another_is_a_savepoint(
 ) -> None:
     async with edgy.transaction():
         await edgy.execute("INSERT INTO notes VALUES (1)")
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError):
             async with transaction(edgy):
                 await edgy.execute("INSERT INTO notes VALUES (2)")
                 raise ZeroDivisionError

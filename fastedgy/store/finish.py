@@ -10,7 +10,7 @@ once per outcome. The rows are to be found by the primary key.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import Released, doom, settle
-from fastedgy.store.notify import Channels, tell
+from fastedgy.store.notify import Channels, ring, tell
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.statements import HISTORY, Statement
 
@@ -154,9 +154,17 @@ async def finish_done(
 
 
 async def finish_any(
-    connection: Connection, tables: Tables, outcomes: Sequence[Outcome], *, channels: Channels
+    connection: Connection,
+    tables: Tables,
+    outcomes: Sequence[Outcome],
+    *,
+    channels: Channels,
+    serves: Callable[[str], bool] = lambda queue: False,
 ) -> Finished:
     """Write outcomes of every kind, and what they mean for the families, in one transaction.
+
+    `serves` says whether the caller itself goes on to claim from a queue. It then can run as many
+    tasks as it has ended, without a bell; of everything else the workers are told.
 
     May be repeated after an answer was lost: what is recorded already does not count as fenced.
     """
@@ -194,9 +202,13 @@ async def finish_any(
         ]
         if removed:
             await connection.execute(REMOVE[tables], removed)
-    finished.again = {
-        (row["queue"], row["priority"]) for row in rows if ended[row["id"]] == "enqueued"
-    }
+        finished.again = {
+            (row["queue"], row["priority"]) for row in rows if ended[row["id"]] == "enqueued"
+        }
+        lanes = finished.released.lanes | finished.again
+        if finished.released.tasks <= len(outcomes):
+            lanes = {lane for lane in lanes if not serves(lane[0])}
+        await ring(connection, channels.tasks, lanes)
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
     finished.fenced = await _fenced(connection, tables, [o for o in outcomes if o.id not in ended])

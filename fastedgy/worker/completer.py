@@ -78,6 +78,7 @@ class Completer:
         self._stopping = False
         self._deadline: float | None = None
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
+        self.serves: Callable[[str], bool] = lambda queue: False
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_fenced: Callable[[int], None] = lambda count: None
 
@@ -189,7 +190,9 @@ class Completer:
             ):
                 rest = batch
             if rest:
-                return await finish_any(connection, self._tables, rest, channels=self._channels)
+                return await finish_any(
+                    connection, self._tables, rest, channels=self._channels, serves=self.serves
+                )
             return None
 
         finished = await self._wire.run(write, until=self._given_up)

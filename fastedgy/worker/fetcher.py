@@ -89,6 +89,10 @@ class Fetcher:
         self._rung = True
         self._bell.set()
 
+    def serves(self, queue: str) -> bool:
+        """Whether it goes on to claim tasks of this queue."""
+        return not self._stopping and not self._solo and self._lanes.serves(queue)
+
     def room(self) -> None:
         """The executor can take more: worth a claim if the last one took all it could."""
         if self._more:

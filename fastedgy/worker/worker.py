@@ -129,6 +129,7 @@ class Worker:
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring
+        completer.serves = fetcher.serves
         completer.on_due = self.maintenance.due_in
         self.maintenance.on_lanes = fetcher.ring
         self.notifier.on_lanes = fetcher.ring

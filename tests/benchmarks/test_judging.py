@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks import costs
 from benchmarks.harness import Lab
 from benchmarks.report import Bar, Figures, Result, Scenario, percentile, rounded

@@ -21,7 +21,7 @@ stamps: dict[str, float] = {}
 
 
 async def stamp(name: str) -> None:
-    time.sleep(BLOCK)  # noqa: ASYNC251 - on purpose, see above
+    time.sleep(BLOCK)
     stamps[name] = time.monotonic()
 
 
