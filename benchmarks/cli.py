@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import costs as costs_module
 from benchmarks import drain, enqueue, footprint, latency, pressure, route
+from benchmarks.compare import compare
 from benchmarks.harness import BenchmarkError, Lab, embedded_server, forget_settings
 from benchmarks.report import Result, Scenario, show
 from fastedgy.database import normalize_url
@@ -164,3 +165,6 @@ def costs(update: bool, as_json: bool) -> None:
         costs_module.show(counted, expected, console())
     if complaints:
         raise click.ClickException("\n".join(complaints))
+
+
+main.add_command(compare)

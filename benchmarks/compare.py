@@ -167,6 +167,11 @@ def _names(text: str | None, known: Sequence[str], words: str) -> list[str]:
     return [name for name in known if name in chosen] or list(known)
 
 
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one a line."""
+    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+
+
 def _run(
     peers: Sequence[str], scenarios: Sequence[str], venvs: Path, data_dir: Path | None,
     options: dict[str, Any],
@@ -202,6 +207,8 @@ def _run(
               help="Write this Markdown page, and the plots to images/ beside it.")  # fmt: skip
 @click.option("--read", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Do not measure: show what --json has written to a file.")  # fmt: skip
+@click.option("--others", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="What `python -m benchmarks all --json` has written, for the page's bars.")  # fmt: skip
 @click.option("--venvs", type=click.Path(path_type=Path, file_okay=False),
               default=environments.DEFAULT, help="Where the peers' virtual environments are put. "
               "Default: ~/.cache/fastedgy-benchmarks.")  # fmt: skip
@@ -212,7 +219,7 @@ def _run(
               help="Measure on a server whose commits are not durable, too.")  # fmt: skip
 def compare(
     only: str | None, scenario: str | None, as_json: bool, write: Path | None, read: Path | None,
-    venvs: Path, data_dir: Path | None, **options: Any,
+    others: Path | None, venvs: Path, data_dir: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Measure us beside the other Postgres queues for Python.
 
@@ -228,7 +235,7 @@ def compare(
         )
     try:
         if read:
-            found = Comparison.read(json.loads(line) for line in read.read_text().splitlines())
+            found = Comparison.read(_lines(read))
         else:
             found = _run(peers, scenarios, venvs.expanduser().resolve(), data_dir, options)
     except (BenchmarkError, FastEdgyError) as error:
@@ -242,7 +249,7 @@ def compare(
     if write:
         from benchmarks.peers.page import write_page  # matplotlib is not everybody's
 
-        for path in write_page(found, write):
+        for path in write_page(found, write, _lines(others) if others else []):
             say(f"Written: {path}")
     if missing := [name for name in found.scenarios if found.cell(OURS, name).failures]:
         raise click.ClickException(f"Not measured in every repetition: our {', '.join(missing)}.")

@@ -143,7 +143,7 @@ class Lab:
         durable = (
             found["fsync"] == "on"
             and found["full_page_writes"] == "on"
-            and found["synchronous_commit"] not in ("off", "local")
+            and found["synchronous_commit"] != "off"
         )
         return {
             "durable": durable,
