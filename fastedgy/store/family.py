@@ -31,7 +31,7 @@ WITH cut AS (
      GROUP BY child_id
 ), child AS (
     SELECT task.id, counted.parents, counted.parent
-      FROM counted JOIN $tasks AS task ON task.id = counted.child_id
+      FROM counted JOIN $tasks AS task ON task.id = ANY (ARRAY [counted.child_id])
      WHERE task.state || '' = 'waiting'
      ORDER BY task.id
        FOR NO KEY UPDATE OF task
@@ -48,7 +48,7 @@ UPDATE $tasks AS task
                     WHEN task.date_due > clock_timestamp() THEN 'scheduled'
                     ELSE 'enqueued' END
   FROM child
- WHERE task.id = child.id AND task.state || '' = 'waiting'
+ WHERE task.id = ANY (ARRAY [child.id]) AND task.state || '' = 'waiting'
 RETURNING task.state, task.queue, task.priority
 """
 )
@@ -71,7 +71,7 @@ UPDATE $tasks AS task
                           coalesce(': ' || left(parent.error_message, 500), '.'))
               FROM $tasks AS parent WHERE parent.id = child.parent::uuid) END
   FROM child
- WHERE task.id = child.id AND task.state || '' = 'waiting'
+ WHERE task.id = ANY (ARRAY [child.id]) AND task.state || '' = 'waiting'
 RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited
 """
 )

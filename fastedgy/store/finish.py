@@ -4,7 +4,9 @@ Every write here names the claim it is made under (`id` and `run`). The run numb
 claim and at each rescue, so a worker that lost its task changes nothing.
 
 `state || ''` keeps the planner off the partial index on running tasks: it would walk all of them,
-once per outcome. The rows are to be found by the primary key.
+once per outcome. The rows are to be found by the primary key, one by one: so does `= ANY (ARRAY
+[…])`, without which a plan made while the table was nearly empty walks the whole key instead, until
+the next ANALYZE (seen: seconds for one statement).
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ WITH ended AS (
            error_type = NULL, error_message = NULL, error_traceback = NULL
       FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[])
            AS outcome (id, run, result, context, began, ended)
-     WHERE task.id = outcome.id AND task.run = outcome.run AND task.state || '' = 'doing'
-       AND NOT task.has_children AND NOT task.auto_remove
+     WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
+       AND task.state || '' = 'doing' AND NOT task.has_children AND NOT task.auto_remove
  RETURNING task.id, task.awaited
 ), told AS MATERIALIZED (
     SELECT pg_notify($7::text, string_agg(id::text, ','))
@@ -85,7 +87,7 @@ UPDATE $tasks AS task
               clock_timestamp() - outcome.began * interval '1 second' AS began,
               clock_timestamp() - outcome.ended * interval '1 second' AS ended
  ) AS final
- WHERE task.id = outcome.id AND task.run = outcome.run AND task.state || '' = 'doing'
+ WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run AND task.state || '' = 'doing'
 RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited,
           task.auto_remove, task.cancel_requested
 """,

@@ -35,7 +35,7 @@ SELECT line.task_id, line.run, line.seq, line.level,
               $7::text[], $8::jsonb[]) WITH ORDINALITY
        AS line (task_id, run, seq, level, age, logger, message, info, place)
   JOIN $tasks AS task
-    ON task.id = line.task_id AND task.run = line.run AND task.state || '' = 'doing'
+    ON task.id = ANY (ARRAY [line.task_id]) AND task.run = line.run AND task.state || '' = 'doing'
  ORDER BY line.place
     ON CONFLICT DO NOTHING
 """)
@@ -43,7 +43,7 @@ SELECT line.task_id, line.run, line.seq, line.level,
 WRITE_CONTEXTS = Statement("""
 UPDATE $tasks AS task SET context = given.context
   FROM unnest($1::uuid[], $2::integer[], $3::jsonb[]) AS given (id, run, context)
- WHERE task.id = given.id AND task.run = given.run AND task.state || '' = 'doing'
+ WHERE task.id = ANY (ARRAY [given.id]) AND task.run = given.run AND task.state || '' = 'doing'
 """)
 
 

@@ -108,7 +108,7 @@ UPDATE $tasks AS task
                 ORDER BY id
                   FOR NO KEY UPDATE) AS held
        ) AS final
- WHERE task.id = final.id
+ WHERE task.id = ANY (ARRAY [final.id])
 RETURNING task.id, task.state, task.queue, task.priority, task.alone, task.has_children,
           task.awaited, final.lost
 """,

@@ -35,6 +35,10 @@ _priority = itemgetter("priority")
 
 LOOK_SHARE = 20
 """A look at all lanes may take one part in this of the time: it walks over dead row versions."""
+FIRST_AGAIN = 0.02
+LAST_AGAIN = 1.0
+"""Seconds, doubling from the first to the last, between claims of a task that is there and that
+somebody else has locked at this moment."""
 SETTLE = 1.0
 """Seconds after the last claim at which a look makes sure that no task was passed by."""
 
@@ -74,6 +78,7 @@ class Fetcher:
         self._more = False
         self._look_at = 0.0
         self._look_allowed = 0.0
+        self._again = FIRST_AGAIN
         self._deaf = not config.use_postgresql_notify
         self.found_nothing_since: float | None = None
 
@@ -120,7 +125,7 @@ class Fetcher:
         """Fetch until `stop`."""
         while not self._stopping:
             try:
-                if not await self._turn():
+                if not await self._turn() and not self._unsure:
                     await self._sleep()
             except GivenUp:
                 break
@@ -139,14 +144,17 @@ class Fetcher:
             self._more = True
             return False
         losses = self._wire.losses
+        rows: list[Record]
         if self._solo:
-            return await self._take(await self._run(self._claim_alone))
+            rows = await self._run(self._claim_alone)
+            self._unsure = self._wire.losses != losses
+            return await self._take(rows)
         now = time.monotonic()
         if now >= self._look_at:
             await self._look()
         rung, self._rung = self._rung, False
         lanes = self._lanes.in_turn()
-        rows: list[Record] = []
+        rows = []
         if lanes:
             rows = await self._run(
                 lambda connection: claim.claim(
@@ -157,6 +165,7 @@ class Fetcher:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
         self._more = len(rows) == room
         if rows:
+            self._again = FIRST_AGAIN
             rows.sort(key=_place_in_line)
             self._lanes.claimed(rows)
             if len(self._lanes) > 1:
@@ -186,13 +195,18 @@ class Fetcher:
         return True
 
     async def _look(self) -> bool:
+        """Look at all lanes; True when there is work that the bounds kept from sight."""
         began = time.monotonic()
         found = await self._run(lambda connection: claim.find_lanes(connection, self._tables))
         now = time.monotonic()
         self._look_allowed = now + LOOK_SHARE * (now - began)
-        pause = (
-            self._config.polling_interval if self._deaf else self._config.fallback_polling_interval
-        )
+        if any(self._lanes.serves(queue) for queue, _ in found):
+            # If the claim that follows passes it by, its row is locked: come back soon.
+            pause, self._again = self._again, min(2 * self._again, LAST_AGAIN)
+        else:
+            self._again = FIRST_AGAIN
+            config = self._config
+            pause = config.polling_interval if self._deaf else config.fallback_polling_interval
         self._look_at = max(now + pause, self._look_allowed)
         return self._lanes.looked(found)
 

@@ -87,6 +87,7 @@ class Store(RuleBasedStateMachine):
         self.tasks: dict[UUID, Task] = {}
         self.claims: list[Claim] = []
         self.order: list[UUID] = []
+        self.marks = 0
 
     def do(self, coroutine: Any) -> Any:
         return self.runner.run(coroutine)
@@ -267,16 +268,15 @@ class Store(RuleBasedStateMachine):
     def write_context(self, data: Any) -> None:
         held = data.draw(st.sampled_from(self.claims))
         run = held.record["run"]
-        mark = f'{{"by": {run}}}'
+        self.marks += 1
+        mark = f'{{"mark": {self.marks}}}'
         self.do(write_contexts(self.connection, TABLES, [(held.id, run, mark)]))
         context = self.do(
             self.connection.fetchval("SELECT context FROM queued_tasks WHERE id = $1", held.id)
         )
         task = self.tasks.get(held.id)
-        if task is not None and task.state == "doing" and task.run == run:
-            assert context == mark
-        elif task is not None and task.run != run:
-            assert context != mark
+        holds = task is not None and task.state == "doing" and task.run == run
+        assert (context == mark) == holds
 
     # What happens to workers.
 

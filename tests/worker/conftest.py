@@ -39,9 +39,9 @@ async def wire(database_url: str) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def hire(database_url: str) -> AsyncIterator[Hire]:
-    """Start a worker in this process: `async with hire(...) as staff`."""
-    yield Hire(database_url)
+def hire(database_url: str) -> Hire:
+    """Starts a worker in this process: `async with hire(...) as staff`."""
+    return Hire(database_url)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Process:
     ) -> None:  # fmt: skip
         self.worker_id = new_id()
         self.board = Board(concurrency)
-        self._output = tempfile.TemporaryFile("w+")
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._reports, report = os.pipe()
         lifeline, self._lifeline = os.pipe()
         told = {

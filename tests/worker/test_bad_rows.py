@@ -142,7 +142,8 @@ async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.state = 'done' AND NEW.name = 'cursed' THEN RAISE 'cursed'; END IF;"
         " RETURN NEW; END $$;"
-        " CREATE TRIGGER refuse BEFORE UPDATE ON queued_tasks FOR EACH ROW EXECUTE FUNCTION refuse()"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON queued_tasks"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     try:
         async with hire() as staff:

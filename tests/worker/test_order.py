@@ -15,8 +15,8 @@ from rows import add, change, count, new, read, write
 async def lateness(connection: asyncpg.Connection) -> list[float]:
     """Seconds from the due time of each task to its start."""
     rows = await connection.fetch(
-        "SELECT extract(epoch FROM date_started - coalesce(date_due, date_enqueued))::float8 AS late"
-        " FROM queued_tasks"
+        "SELECT extract(epoch FROM date_started - coalesce(date_due, date_enqueued))::float8"
+        " AS late FROM queued_tasks"
     )
     return [row["late"] for row in rows]
 

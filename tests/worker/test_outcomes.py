@@ -268,10 +268,10 @@ async def test_a_running_task_is_cancelled(
         await eventually(began)
         assert await ref.cancel("changed our mind")
         error = await outcome(ref)
+        assert await child.get_state() == "cancelled"
 
     assert isinstance(error, TaskCancelled)
     assert error.reason == "changed our mind"
-    assert await child.get_state() == "cancelled"
 
 
 async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(

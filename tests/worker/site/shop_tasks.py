@@ -400,3 +400,8 @@ async def talk_and_fail() -> None:
     set_context("reached", 7, auto_commit=False)
     logger.info("last words")
     raise ValueError
+
+
+async def mark_slowly(number: int) -> None:
+    await asyncio.sleep(0.01)
+    seen.append(number)

@@ -1,0 +1,64 @@
+"""The examples, served on real sockets, in a city whose services are real, too."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from city import City, open_city
+
+HERE = Path(__file__).parent
+for place in (HERE.parent / "tasks", HERE.parents[1] / "examples"):
+    if str(place) not in sys.path:
+        sys.path.append(str(place))
+
+from serving import Site, serving  # noqa: E402
+
+
+class Example:
+    """One of the examples while it is served."""
+
+    def __init__(self, module: ModuleType, site: Site, city: City, db: Any) -> None:
+        self.module = module
+        self.site = site
+        self.city = city
+        self.db = db
+        self.pauses: list[float] = []
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What is in the example's database."""
+        return [tuple(row) for row in self.db._connection.execute(query)]
+
+    @property
+    def alerts(self) -> list[str]:
+        """What was said on Slack."""
+        return [body["text"] for body in self.city["hooks.slack.com"].bodies]
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Example]:
+    """The example that the test module names in `EXAMPLE`."""
+    import asyncio
+
+    import surroundings
+
+    module = importlib.import_module(request.module.EXAMPLE)
+    surroundings.db.reset()
+    with open_city() as (city, httpx), serving(module.app) as site:
+        found = Example(module, site, city, surroundings.db)
+
+        async def sleep(seconds: float) -> None:
+            found.pauses.append(seconds)
+
+        for name in ("surroundings", "registration", module.__name__):
+            if name in sys.modules:
+                monkeypatch.setattr(sys.modules[name], "httpx", httpx)
+        if hasattr(module, "asyncio"):
+            quick = SimpleNamespace(sleep=sleep, gather=asyncio.gather, Lock=asyncio.Lock)
+            monkeypatch.setattr(module, "asyncio", quick)
+        yield found
