@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from benchmarks import costs as costs_module
-from benchmarks import drain, enqueue, footprint, latency, pressure, route
+from benchmarks import drain, enqueue, footprint, inprocess, latency, pressure, route
 from benchmarks.compare import compare
 from benchmarks.harness import BenchmarkError, Lab, embedded_server, forget_settings
 from benchmarks.report import Result, Scenario, show
@@ -26,11 +26,11 @@ from fastedgy.worker.__main__ import loop_factory
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for module in (enqueue, drain, latency, route, pressure, footprint)
+    for module in (enqueue, drain, latency, route, inprocess, pressure, footprint)
     for scenario in module.SCENARIOS
 }
 ORDER = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip", "route",
-         "traced", "pinned", "deep", "fan", "idle", "memory")  # fmt: skip
+         "inprocess", "traced", "pinned", "deep", "fan", "idle", "memory")  # fmt: skip
 
 
 def say(line: str) -> None:

@@ -86,7 +86,15 @@ def status_sentence(
             style="orange3",
         )
     if not pending:
-        return Text("All well: nothing waits.")
+        running, held = states["doing"], states["waiting"]
+        if running and held:
+            verb = "runs" if running == 1 else "run"
+            wait = "waits" if held == 1 else "wait"
+            return Text(
+                f"All well: {count(running, 'task')} {verb}, {count(held, 'task')} {wait} for "
+                "parents, and nothing else waits."
+            )
+        return Text("All well: nothing waits in the line.")
     oldest = max((queue.oldest_due_seconds for queue in queues.values()), default=0.0)
     return Text(
         f"All well: {count(pending, 'task')} in the line, the oldest for {duration(oldest)}."

@@ -779,7 +779,7 @@ def counted(**numbers: int) -> dict[str, int]:
     [
         (counted(), {}, [], "Nothing to do, and no worker runs."),
         (counted(enqueued=1), {}, [], "1 task waits and no worker runs."),
-        (counted(done=5), {}, [worker()], "All well: nothing waits."),
+        (counted(done=5), {}, [worker()], "All well: nothing waits in the line."),
         (counted(enqueued=2), {"a": QueueDepth(2, 0.4)}, [worker()], "the oldest for 400 ms."),
         (counted(enqueued=2), {"a": QueueDepth(2, 9)}, [worker(queues=["b"])],
          "Queue a has no worker; 2 tasks wait."),

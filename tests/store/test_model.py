@@ -19,7 +19,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -38,6 +37,14 @@ STEPS = 50
 MAX_LOSSES = 3
 LEASE = 30.0
 HIRED = tuple(UUID(int=number) for number in range(1, 4))
+WORKERS = st.sampled_from(HIRED)
+WORDS = ("done", "done", "done", "failed", "cancelled", "retry", "interrupted", "snoozed")
+# As often as they are named here.
+OPERATIONS = (
+    *("enqueue",) * 5, *("claim",) * 5, *("claim_alone",) * 2, *("finish",) * 8, "cancel", "retry",
+    "retry", "write_context", "dies", "dies", "freezes", "reconciles", "time_passes", "promote",
+    "prune", "enqueue_below_a_stranger",
+)  # fmt: skip
 ENDED = ("done", "failed", "cancelled")
 OPEN = ("scheduled", "waiting", "enqueued", "doing")
 
@@ -114,15 +121,30 @@ class Store(RuleBasedStateMachine):
         fitting = [id for id in self.order if self.tasks[id].state in states]
         return data.draw(st.sampled_from(fitting)) if fitting else None
 
+    @rule(data=st.data(), what=st.sampled_from(OPERATIONS))
+    def step(self, data: Any, what: str) -> None:
+        """One rule for all: Hypothesis would leave some of them out of each example, and most
+        orders that matter need many."""
+        getattr(self, what)(data)
+
+    def draw_claim(self, data: Any) -> Claim:
+        """One of all that ever were, mostly of those that hold."""
+        holding = [
+            held
+            for held in self.claims
+            if (task := self.tasks.get(held.id)) is not None
+            and (task.state, task.run) == ("doing", held.record["run"])
+        ]
+        stale = not holding or data.draw(st.integers(0, 3)) == 0
+        drawn: Claim = data.draw(st.sampled_from(self.claims if stale else holding))
+        return drawn
+
     # What producers do.
 
-    @rule(
-        data=st.data(),
-        policy=st.sampled_from(["cancel", "run", "fail"]),
-        later=st.booleans(),
-        again=st.booleans(),
-    )
-    def enqueue(self, data: Any, policy: str, later: bool, again: bool) -> None:
+    def enqueue(self, data: Any) -> None:
+        policy = data.draw(st.sampled_from(["cancel", "run", "fail"]))
+        later = data.draw(st.sampled_from([False, False, True]))
+        again = data.draw(st.booleans())
         parents = tuple(
             data.draw(st.lists(st.sampled_from(self.order), max_size=3, unique=True))
             if self.order
@@ -143,15 +165,13 @@ class Store(RuleBasedStateMachine):
         else:
             task.free()
 
-    @rule()
-    def enqueue_below_a_stranger(self) -> None:
+    def enqueue_below_a_stranger(self, data: Any) -> None:
         try:
             self.do(insert(self.connection, TABLES, [new(UUID(int=7))], channel=None))
         except ParentNotFound:
             return
         raise AssertionError("a parent that does not exist was accepted")
 
-    @rule(data=st.data())
     def cancel(self, data: Any) -> None:
         id = self.pick(data, *OPEN, *ENDED)
         if id is None:
@@ -164,7 +184,6 @@ class Store(RuleBasedStateMachine):
             task.cancel_requested = True
             self.end(id, "cancelled")
 
-    @rule(data=st.data())
     def retry(self, data: Any) -> None:
         id = self.pick(data, *ENDED)
         if id is None:
@@ -189,16 +208,17 @@ class Store(RuleBasedStateMachine):
 
     # What workers do.
 
-    @rule(worker=st.sampled_from(HIRED), limit=st.integers(1, 5))
-    def claim(self, worker: UUID, limit: int) -> None:
+    def claim(self, data: Any) -> None:
+        worker = data.draw(WORKERS)
+        limit = data.draw(st.integers(1, 5))
         ready = [id for id, task in self.tasks.items() if task.state == "enqueued"]
         ready = [id for id in ready if not self.tasks[id].alone]
         records = self.do(take(self.connection, limit, worker=worker))
         assert len(records) == min(limit, len(ready))
         self._claimed(records, worker, ready)
 
-    @rule(worker=st.sampled_from(HIRED))
-    def claim_alone(self, worker: UUID) -> None:
+    def claim_alone(self, data: Any) -> None:
+        worker = data.draw(WORKERS)
         ready = [id for id, task in self.tasks.items() if task.state == "enqueued" and task.alone]
         records = self.do(claim.claim_alone(self.connection, TABLES, worker_id=worker, queues=()))
         assert len(records) == min(1, len(ready))
@@ -214,18 +234,14 @@ class Store(RuleBasedStateMachine):
             assert (record["run"], record["attempt"]) == (task.run, task.attempt)
             self.claims.append(Claim(record, worker))
 
-    @precondition(lambda self: self.claims)
-    @rule(
-        data=st.data(),
-        word=st.sampled_from(
-            ["done", "done", "failed", "cancelled", "retry", "interrupted", "snoozed"]
-        ),
-        delay=st.sampled_from([0.0, 3600.0]),
-        times=st.integers(1, 2),
-    )
-    def finish(self, data: Any, word: str, delay: float, times: int) -> None:
+    def finish(self, data: Any) -> None:
         """By any claim, also one that was lost long ago; also twice."""
-        held = data.draw(st.sampled_from(self.claims))
+        if not self.claims:
+            return
+        word = data.draw(st.sampled_from(WORDS))
+        delay = data.draw(st.sampled_from([0.0, 3600.0]))
+        times = data.draw(st.integers(1, 2))
+        held = self.draw_claim(data)
         facts = {"delay": delay or 1.0} if word == "snoozed" else {"delay": delay}
         for _ in range(times):
             task = self.tasks.get(held.id)
@@ -263,10 +279,11 @@ class Store(RuleBasedStateMachine):
         else:
             task.state = "enqueued"
 
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
     def write_context(self, data: Any) -> None:
-        held = data.draw(st.sampled_from(self.claims))
+        """By any claim, too."""
+        if not self.claims:
+            return
+        held = self.draw_claim(data)
         run = held.record["run"]
         self.marks += 1
         mark = f'{{"mark": {self.marks}}}'
@@ -280,9 +297,9 @@ class Store(RuleBasedStateMachine):
 
     # What happens to workers.
 
-    @rule(data=st.data(), worker=st.sampled_from(HIRED))
-    def dies(self, data: Any, worker: UUID) -> None:
+    def dies(self, data: Any) -> None:
         """Its supervisor saw it, and knows which tasks had started."""
+        worker = data.draw(WORKERS)
         held = self.held_by(worker)
         started = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
         self.do(
@@ -294,9 +311,9 @@ class Store(RuleBasedStateMachine):
         self._taken_back(held, set(started), alone=True)
         self.do(self._hire([worker]))
 
-    @rule(worker=st.sampled_from(HIRED))
-    def freezes(self, worker: UUID) -> None:
+    def freezes(self, data: Any) -> None:
         """Its heartbeats stop, and another worker rescues; nobody knows what had started."""
+        worker = data.draw(WORKERS)
         self.do(
             self.connection.execute(
                 "UPDATE queued_task_workers SET last_heartbeat = now() - interval '1 hour'"
@@ -313,9 +330,10 @@ class Store(RuleBasedStateMachine):
         self._taken_back(held, set(held), alone=False)
         self.do(self._hire([worker]))
 
-    @rule(data=st.data(), worker=st.sampled_from(HIRED), late=st.booleans())
-    def reconciles(self, data: Any, worker: UUID, late: bool) -> None:
+    def reconciles(self, data: Any) -> None:
         """It gives back what it does not know; if that comes late, nothing happens."""
+        worker = data.draw(WORKERS)
+        late = data.draw(st.booleans())
         held = self.held_by(worker)
         known = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
         taken = self.do(
@@ -351,7 +369,6 @@ class Store(RuleBasedStateMachine):
 
     # What time does.
 
-    @rule(data=st.data())
     def time_passes(self, data: Any) -> None:
         id = self.pick(data, "scheduled", "waiting")
         if id is None:
@@ -365,8 +382,7 @@ class Store(RuleBasedStateMachine):
         )
         self.tasks[id].later = False
 
-    @rule()
-    def promote(self) -> None:
+    def promote(self, data: Any) -> None:
         due = [task for task in self.tasks.values() if task.state == "scheduled"]
         due = [task for task in due if not task.later]
         promoted = self.do(maintain.promote(self.connection, TABLES, limit=1_000, channel=None))
@@ -374,8 +390,7 @@ class Store(RuleBasedStateMachine):
         for task in due:
             task.state = "enqueued"
 
-    @rule()
-    def prune(self) -> None:
+    def prune(self, data: Any) -> None:
         ended = [id for id, task in self.tasks.items() if task.state in ENDED]
         pruned, _ = self.do(maintain.prune(self.connection, TABLES, older_than=0.0, limit=1_000))
         assert pruned == len(ended)

@@ -43,9 +43,25 @@ class Staff:
     def counters(self) -> Counters:
         return self.worker._counters
 
+    def claims_ahead(self) -> None:
+        """Make it claim more than it has slots for, as it does after many short tasks."""
+        self.worker.executor._mean, self.worker.executor._rate = 0.0, 1e6
+
     async def ended(self) -> int:
         """Wait for its end; its exit code."""
         return await asyncio.wait_for(self.working, 20)
+
+
+class Diary(Report):
+    """Hears when the worker is ready."""
+
+    def __init__(self, fd: int | None) -> None:
+        super().__init__(fd)
+        self.ready = asyncio.Event()
+
+    def tell(self, event: str, **facts: Any) -> None:
+        if event == "ready":
+            self.ready.set()
 
 
 class Hire:
@@ -69,10 +85,11 @@ class Hire:
         settings = Settings(database_url=url or self._url)
         async with running(app, settings=settings, queue=config) as tasks:
             assignment = Assignment(concurrency=concurrency, queues=list(queues), solo=solo)
-            worker = Worker(assignment, settings.database_url or "", config, tasks, TABLES,
-                            Report(None))  # fmt: skip
+            diary = Diary(None)
+            worker = Worker(assignment, settings.database_url or "", config, tasks, TABLES, diary)
             working = asyncio.create_task(worker.run())
             try:
+                await asyncio.wait_for(diary.ready.wait(), 20)
                 yield Staff(worker, tasks, working)
             finally:
                 worker.stop()

@@ -251,7 +251,7 @@ async def test_what_waits_behind_a_blocked_event_loop_is_handed_back_and_runs_on
     monkeypatch.setattr(watchdog, "REPORT_AFTER", 0.3)
     monkeypatch.setattr(watchdog, "HAND_BACK_AFTER", 0.6)
     async with hire(concurrency=1, heartbeat=0.3, lease=3.0) as staff:
-        staff.worker.executor._mean = 0.0  # as after many short tasks: it claims ahead
+        staff.claims_ahead()
         block = new(function="shop_tasks:block", args="[2]")
         behind = [new(function="shop_tasks:mark", args=f"[{n}]") for n in range(5)]
         await write(connection, block, *behind, channel="queue_new_task")
@@ -272,7 +272,7 @@ async def test_draining_lets_running_tasks_end_and_hands_back_the_rest(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(concurrency=1) as staff:
-        staff.worker.executor._mean = 0.0
+        staff.claims_ahead()
         first, *rest = [new(function="shop_tasks:hold") for _ in range(5)]
         await write(connection, first, *rest, channel="queue_new_task")
 

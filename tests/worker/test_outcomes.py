@@ -278,7 +278,7 @@ async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(concurrency=1) as staff:
-        staff.worker.executor._mean = 0.0  # as after many short tasks: it claims ahead
+        staff.claims_ahead()
         first = await staff.tasks.add_task(shop_tasks.hold)
         second = await staff.tasks.add_task(shop_tasks.hold, "second")
 
