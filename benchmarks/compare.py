@@ -208,7 +208,7 @@ def _run(
 @click.option("--read", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Do not measure: show what --json has written to a file.")  # fmt: skip
 @click.option("--others", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="What `python -m benchmarks all --json` has written, for the page's bars.")  # fmt: skip
+              help="What `benchmarks all --json` has written, for the bars of the page.")  # fmt: skip
 @click.option("--venvs", type=click.Path(path_type=Path, file_okay=False),
               default=environments.DEFAULT, help="Where the peers' virtual environments are put. "
               "Default: ~/.cache/fastedgy-benchmarks.")  # fmt: skip

@@ -16,7 +16,7 @@ from benchmarks.peers.results import OURS, Comparison
 from benchmarks.peers.tables import number
 
 OURS_COLOUR, PEER_COLOUR, TEXT, FAINT = "#0f766e", "#b6bec9", "#1f2937", "#6b7280"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 10,

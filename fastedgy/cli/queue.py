@@ -13,6 +13,7 @@ from fastedgy.cli.options import as_json, moment, names
 from fastedgy.cli.output import print_json, terminal
 from fastedgy.cli.root import Group
 from fastedgy.cli.tables import (
+    in_process_table,
     name_table,
     queue_table,
     server_rows,
@@ -107,12 +108,15 @@ async def status(context: CliContext, as_json: bool) -> None:
     async with context.queue() as (connection, tables):
         states = await overview.count_states(connection, tables)
         queues = await overview.queue_depths(connection, tables)
-        workers = await overview.list_workers(connection, tables)
+        processes = await overview.list_workers(connection, tables)
+    workers = [worker for worker in processes if not worker.is_web]
+    in_process = overview.in_process([row for row in processes if row.is_alive(lease)])
     summary = overview.worker_summary(workers, lease=lease)
     if as_json:
         counted = {"servers": summary.servers, "processes": summary.processes,
                    "slots": summary.slots, "busy": summary.busy}  # fmt: skip
-        print_json({"states": states, "queues": queues, "workers": counted})
+        told = {"in_process": in_process} if in_process else {}
+        print_json({"states": states, "queues": queues, "workers": counted, **told})
         return
     alive = [worker for worker in workers if worker.is_alive(lease)]
     console = terminal()
@@ -124,6 +128,9 @@ async def status(context: CliContext, as_json: bool) -> None:
     if queues:
         console.print()
         console.print(queue_table(queues, alive))
+    if in_process:
+        console.print()
+        console.print(in_process_table(in_process))
     if wrong := troubles(overview.sum_counters(alive)):
         console.print()
         console.print(trouble_table(wrong))

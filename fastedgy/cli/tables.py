@@ -138,6 +138,21 @@ def queue_table(queues: Mapping[str, QueueDepth], workers: Sequence[WorkerRow]) 
     return table
 
 
+def in_process_table(counts: Mapping[str, Mapping[str, float]]) -> Table:
+    """The in-process tasks of the web processes that have durable ones, by name."""
+    right = ["Running", "Done", "Failed", "Mean", "Longest"]
+    table = _table("In-process tasks", *right, right=right)
+    for name, one in counts.items():
+        ended = one.get("done", 0) + one.get("failed", 0)
+        table.add_row(
+            Text(shown(name)),
+            *(f"{one.get(word, 0):,}" for word in ("running", "done", "failed")),
+            duration(one.get("seconds", 0) / ended) if ended else "-",
+            duration(one.get("longest", 0)),
+        )
+    return table
+
+
 def troubles(counters: Mapping[str, int]) -> dict[str, int]:
     """Those of the workers' counters that stay at zero while all is well, in words.
 

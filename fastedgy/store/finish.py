@@ -53,7 +53,10 @@ SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 FINISH_ANY = Statement(
     """
 UPDATE $tasks AS task
-   SET state = final.state, losses = 0, alone = false,
+   SET state = final.state,
+       -- A run that was interrupted has proved nothing: suspicion stays.
+       losses = CASE WHEN outcome.word = 'interrupted' THEN task.losses ELSE 0 END,
+       alone = task.alone AND outcome.word = 'interrupted',
        result = outcome.result,
        context = coalesce(outcome.context, task.context),
        attempt = task.attempt - outcome.refund,

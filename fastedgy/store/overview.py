@@ -61,6 +61,11 @@ class WorkerRow:
         """Whether it gave a sign of life within the lease (seconds)."""
         return self.silent_for < lease
 
+    @property
+    def is_web(self) -> bool:
+        """Whether it is a web process, which runs its own in-process tasks and no others."""
+        return self.concurrency == 0
+
     def serves(self, queue: str) -> bool:
         """Whether it takes new tasks of that queue."""
         return self.state == "running" and (not self.queues or queue in self.queues)
@@ -175,6 +180,18 @@ def sum_counters(workers: Sequence[WorkerRow]) -> dict[str, int]:
             if isinstance(value, int):
                 total[name] += value
     return {name: value for name, value in total.items() if value}
+
+
+def in_process(workers: Sequence[WorkerRow]) -> dict[str, dict[str, float]]:
+    """The in-process tasks of web processes: counts and seconds by name, added up."""
+    total: dict[str, dict[str, float]] = {}
+    for worker in workers:
+        for name, counts in dict(worker.counters.get("in_process") or {}).items():
+            sums = total.setdefault(name, {})
+            for word, value in counts.items():
+                known = sums.get(word, 0)
+                sums[word] = max(known, value) if word == "longest" else known + value
+    return dict(sorted(total.items()))
 
 
 _BOUND = Statement("SELECT least(id, $1) FROM $tasks ORDER BY id DESC OFFSET $2 LIMIT 1")

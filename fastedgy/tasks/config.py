@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from fastedgy.errors import InvalidOption
@@ -110,13 +111,32 @@ class TaskConfig:
             object.__setattr__(merged, name, getattr(self, name) if value is None else value)
         return merged
 
-    @classmethod
-    def of_call(cls, words: Mapping[str, Any]) -> TaskConfig:
-        """The options given to `tasks.task(…)`. Raises InvalidOption on unknown ones."""
-        for word in words:
-            if word not in _OF_A_CALL:
-                raise InvalidOption(_unknown(word))
-        return cls(**words)
+    def with_words(self, words: Mapping[str, Any]) -> TaskConfig:
+        """This one with the options given to `tasks.task(…)`. Raises InvalidOption on unknown ones.
+
+        The same words give the same object: most come from one place in the code, again and again.
+        """
+        try:
+            # With their types, as 1 and True are the same key.
+            return _with_words(self, tuple(words.items()), tuple(map(type, words.values())))
+        except TypeError as error:
+            if isinstance(error, InvalidOption):
+                raise
+            return self.merge(_of_call(words))  # a value that cannot be hashed, a list for instance
+
+
+def _of_call(words: Mapping[str, Any]) -> TaskConfig:
+    for word in words:
+        if word not in _OF_A_CALL:
+            raise InvalidOption(_unknown(word))
+    return TaskConfig(**words)
+
+
+@lru_cache(maxsize=1024)
+def _with_words(
+    base: TaskConfig, words: tuple[tuple[str, Any], ...], types: tuple[type, ...]
+) -> TaskConfig:
+    return base.merge(_of_call(dict(words)))
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import logging
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 from fastedgy.queued_tasks.buffer import Buffer, Pending
 from fastedgy.store.insert import Spec
+from fastedgy.tasks.config import TaskConfig
 
 if TYPE_CHECKING:
     from fastedgy.tasks.runner import Runner
@@ -80,6 +82,21 @@ def owner_of(runner: Runner) -> Owner:
     return runner.owner
 
 
+@lru_cache(maxsize=1024)
+def _spec(function: TaskFunction, config: TaskConfig, owner: UUID) -> Spec:
+    """What the rows of tasks from one place in the code have in common."""
+    options = function.options
+    return Spec(
+        config.name or function.name,
+        function.path,
+        queue=options.queue or "default",
+        priority=options.priority or 0,
+        max_retries=config.retries or 0,
+        timeout=config.seconds,
+        owner=owner,
+    )
+
+
 class Claim:
     """A task's row, and this process's hold on it."""
 
@@ -92,22 +109,13 @@ class Claim:
         function = describe(task.func)
         handler = None if config.on_error is None else describe(config.on_error).path
         args, kwargs = function.bind(task.args, task.kwargs)
-        name = config.name or function.name
-        spec = Spec(
-            name,
-            function.path,
-            queue=function.options.queue or "default",
-            priority=function.options.priority or 0,
-            max_retries=config.retries or 0,
-            timeout=config.seconds,
-            owner=owner.id,
-        )
+        spec = _spec(function, config, owner.id)
         context = "{}" if handler is None else orjson.dumps({ON_ERROR: handler}).decode()
         run = task._run = TaskRun(
             new_id(),
             run=1,
             max_retries=spec.max_retries,
-            name=name,
+            name=spec.name,
             function=function.path,
             queue=spec.queue,
             context=context,

@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 from weakref import WeakKeyDictionary
 
 from fastapi import Depends, FastAPI
@@ -113,7 +113,17 @@ class TasksMiddleware:
             request.scheduler._response_over()
 
 
-async def open_route(connection: HTTPConnection) -> AsyncIterator[TasksScheduler | None]:
+class _Missing:
+    """What `Tasks` is where there are none. Whatever it is asked for, it says so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise FastAPITasksUninitializedAppError
+
+
+MISSING = _Missing()
+
+
+async def open_route(connection: HTTPConnection) -> AsyncIterator[Any]:
     """The scope of one route: its tasks and, where there is a queue, what it adds to that.
 
     One dependency for both: each that yields costs a request more than a task does.
@@ -121,7 +131,7 @@ async def open_route(connection: HTTPConnection) -> AsyncIterator[TasksScheduler
     request: Request | None = connection.scope.get(IN_SCOPE)
     if request is None:
         async with offered(QueuedTasks, connection):
-            yield None
+            yield MISSING
         return
     scheduler = request.scheduler
     if scheduler is None:
@@ -142,14 +152,5 @@ def in_each_route() -> Any:
     return Depends(open_route, scope="function")
 
 
-async def tasks_of_route(
-    scheduler: Annotated[TasksScheduler | None, Depends(open_route, scope="function")],
-) -> TasksScheduler:
-    """What `Tasks` is in a route or a dependency."""
-    if scheduler is None:
-        raise FastAPITasksUninitializedAppError
-    return scheduler
-
-
-Tasks = Annotated[TasksScheduler, Depends(tasks_of_route)]
+Tasks = Annotated[TasksScheduler, Depends(open_route, scope="function")]
 """A route's in-process tasks: `async def create(order: Order, tasks: Tasks)`."""

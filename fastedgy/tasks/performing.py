@@ -20,7 +20,7 @@ from fastedgy.queued_task.control import Discard, Retry
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.queued_tasks.buffer import Buffer, open_buffer
-from fastedgy.tasks.task import is_async
+from fastedgy.tasks.task import CO_COROUTINE, is_async
 
 if TYPE_CHECKING:
     from fastedgy.tasks.task import Task
@@ -44,7 +44,12 @@ async def perform(task: Task[..., Any]) -> None:
         return
     task._begin()
     try:
-        value = await attempts(task)
+        if claim is None and _is_simple(task):
+            value = await task.func(*task.args, **task.kwargs)
+            if run.buffer:
+                await get_service(QueuedTasks)._write(run.buffer)
+        else:
+            value = await attempts(task)
     except asyncio.CancelledError as error:
         _cancelled(task, error)
     except Exception as error:
@@ -64,6 +69,18 @@ async def perform(task: Task[..., Any]) -> None:
         if claim is not None:
             claim.done(value)
     run.buffer = OVER
+
+
+def _is_simple(task: Task[..., Any]) -> bool:
+    """Whether there is nothing to do but to call it: the usual case, on the shortest way."""
+    config, func = task.config, task.func
+    return (
+        config.timeout is None
+        and not config.retries
+        and type(func) is FunctionType
+        and bool(func.__code__.co_flags & CO_COROUTINE)
+        and not _may_inject(func)
+    )
 
 
 async def by_hand(task: Task[..., Any]) -> Any:
@@ -162,6 +179,8 @@ def _cancelled(task: Task[..., Any], error: BaseException) -> None:
     """It was told to stop, or raised CancelledError by itself."""
     stopping = task._stopping
     run = task.run
+    if run.buffer:
+        run.buffer.drop()
     if stopping is None:
         _log_failure(task, error)
     reason = {
@@ -176,6 +195,8 @@ def _cancelled(task: Task[..., Any], error: BaseException) -> None:
 
 
 async def _failed(task: Task[..., Any], error: Exception) -> None:
+    if task.run.buffer:
+        task.run.buffer.drop()
     claim = task._claim
     if claim is not None and claim.goes_elsewhere(error):
         task._settle("cancelled", error=error)
@@ -264,12 +285,12 @@ def _services(func: Any) -> dict[str, Any]:
 
 
 def _may_inject(func: FunctionType) -> bool:
-    for default in func.__defaults__ or ():
-        if isinstance(default, Depends):
-            return True
-    for default in (func.__kwdefaults__ or {}).values():
-        if isinstance(default, Depends):
-            return True
+    if func.__defaults__ and any(isinstance(value, Depends) for value in func.__defaults__):
+        return True
+    if func.__kwdefaults__ and any(
+        isinstance(value, Depends) for value in func.__kwdefaults__.values()
+    ):
+        return True
     for annotation in func.__annotations__.values():
         if "Inject" in annotation if isinstance(annotation, str) else (
             hasattr(annotation, "__metadata__")

@@ -56,8 +56,7 @@ class TasksBatch:
 
     def task(self, **options: Unpack[TaskWords]) -> TaskMaker:
         """Options for the tasks scheduled with what this returns: see `TaskConfig`."""
-        config = self._scheduler.config.merge(TaskConfig.of_call(options))
-        return TaskMaker(config, self._schedule)
+        return TaskMaker(self._scheduler.config.with_words(options), self._schedule)
 
     def _schedule(self, task: Task[..., Any]) -> None:
         if self._over:
@@ -111,7 +110,7 @@ class TasksScheduler:
 
     def task(self, **options: Unpack[TaskWords]) -> TaskMaker:
         """Options for the tasks scheduled with what this returns: see `TaskConfig`."""
-        return TaskMaker(self.config.merge(TaskConfig.of_call(options)), self._schedule)
+        return TaskMaker(self.config.with_words(options), self._schedule)
 
     def _schedule(self, task: Task[..., Any]) -> None:
         task._context = copy_context()
@@ -121,7 +120,7 @@ class TasksScheduler:
 
     def claim(self, task: Task[..., Any], *, now: bool) -> None:
         """Give a task the row that makes it durable."""
-        from fastedgy.tasks.durable import Claim, owner_of
+        from fastedgy.tasks.durable import Claim, owner_of  # what plain tasks do without
 
         def claim(task: Task[..., Any]) -> None:
             task._claim = Claim(task, owner_of(self.runner))

@@ -9,6 +9,7 @@ from contextvars import Context
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from uuid import UUID
 
 import anyio
 
@@ -87,9 +88,7 @@ class Task(Generic[P, T]):
         """What `get_current_task()` gives inside the task: its id, attempt, context and logs."""
         run = self._run
         if run is None:
-            run = self._run = TaskRun(
-                new_id(), name=self.name, max_retries=self.config.retries or 0, queue="in-process"
-            )
+            run = self._run = InProcessRun(self)
         return run
 
     @property
@@ -173,6 +172,54 @@ class Task(Generic[P, T]):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+
+class InProcessRun(TaskRun):
+    """The run of a task without a row. Most are over before anybody asks for their id or name, so
+    making these waits until somebody does.
+    """
+
+    __slots__ = ("_id", "_task")
+
+    run = 1
+    function = ""
+    queue = "in-process"
+    priority = 0
+    wake = None
+    log_limit = 10_000
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        # Not by way of TaskRun's, which costs more than a short task.
+        self._task = task
+        self._id: UUID | None = None
+        self.attempt = 1
+        self.buffer = None
+        self.context_dirty = False
+        self.logs_taken = 0
+        self.logs_dropped = 0
+        self._context_text = "{}"
+        self._context = None
+        self._shared = False
+        self._logs = None
+        self._awake = False
+
+    @property
+    def id(self) -> UUID:  # type: ignore[override]
+        """The id of this run."""
+        id = self._id
+        if id is None:
+            id = self._id = new_id()
+        return id
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The task's name."""
+        return self._task.name
+
+    @property
+    def max_retries(self) -> int:  # type: ignore[override]
+        """How many attempts follow the first."""
+        return self._task.config.retries or 0
 
 
 def function_name(func: Any) -> str:

@@ -412,9 +412,13 @@ class Executor:
             await self._empty.wait()
 
     def interrupt(self) -> None:
-        """Stop all async tasks: back to the line, their budget untouched."""
+        """Stop all async tasks: back to the line, their budget untouched. Nothing that runs in a
+        thread is waited for any longer: it ends with the process.
+        """
         for it in list(self._running.values()):
-            if it.cancelling is None and not it.sync:
+            if it.sync:
+                it.deadline = NEVER
+            elif it.cancelling is None:
                 self._tell_to_stop(it, "interrupt")
 
     def leave_behind(self) -> list[tuple[Outcome, TaskRun]]:

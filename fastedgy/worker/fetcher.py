@@ -171,7 +171,8 @@ class Fetcher:
             if len(self._lanes) > 1:
                 rows.sort(key=_priority, reverse=True)
             await self._take(rows)
-            self._look_at = time.monotonic() + max(SETTLE, self._look_allowed - time.monotonic())
+            settle = min(SETTLE, self._config.polling_interval) if self._deaf else SETTLE
+            self._look_at = max(time.monotonic() + settle, self._look_allowed)
             return self._more or self._rung
         if rung and time.monotonic() >= self._look_allowed:
             # A bell for nothing: a late commit may have put the task below our bounds.

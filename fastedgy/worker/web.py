@@ -26,7 +26,7 @@ from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.store import outcomes, workers
 from fastedgy.store.claim import Lane
 from fastedgy.store.notify import ring
-from fastedgy.store.outcomes import Other, Outcome
+from fastedgy.store.outcomes import Done, Other, Outcome
 from fastedgy.store.workers import Pulse
 from fastedgy.tasks.task import is_async
 from fastedgy.worker.completer import Completer
@@ -45,6 +45,9 @@ NO_QUEUE = "(in-process)"
 """In place of the queues that it serves. It serves none, and an empty list would mean all."""
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
+GATHER = 0.02
+"""Seconds for which outcomes are gathered. Nobody in this process waits for them, and each commit of
+them competes with those that requests wait for."""
 MOST_TOLD = 100
 """Names whose counts go into the worker's row."""
 
@@ -79,6 +82,7 @@ class WebOwner:
             on_tick=lambda: None,
             on_lease_lost=lambda: self._from_thread(self._on_lease_lost),
         )
+        self._gathered: list[tuple[Outcome, TaskRun]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._loops = [
             asyncio.create_task(self._completer.run(), name="fastedgy outcomes"),
@@ -147,13 +151,22 @@ class WebOwner:
         if run.logs_dropped:
             self._counters.log_lines_dropped += run.logs_dropped
             run.close_logs()
-        self._completer.put(outcome, run)
+        if not self._gathered:
+            self._loop.call_later(GATHER, self._hand_on)
+        self._gathered.append((outcome, run))
+
+    def _hand_on(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for outcome, run in gathered:
+            self._completer.put(outcome, run)
 
     def _outcome(
         self, task: Task[..., Any], value: Any, error: BaseException | None, stopped: str | None
     ) -> Outcome:
         run = task.run
         claim = (run.id, run.run, task._began or time.monotonic())
+        if value is None and error is None and run.attempt == 1:
+            return Done(*claim, time.monotonic())
         if stopped in ("shutdown", "interrupt"):
             # Attempts that failed are spent, the one that was interrupted is not.
             return _other(outcomes.interrupted(*claim, time.monotonic()), 2 - run.attempt)
@@ -243,6 +256,7 @@ class WebOwner:
     async def close(self) -> None:
         """Write the last outcomes, hand the rest to the workers, and close our row."""
         self._state = "draining"
+        self._hand_on()
         self._completer.stop(within=LAST_WRITES)
         await asyncio.wait(self._loops[:1])
         self._closing = True

@@ -526,3 +526,13 @@ async def test_one_of_two_outcomes_at_once_is_recorded(
 
     await second
     assert await state_of(watcher, record["id"]) == "enqueued"
+
+
+async def test_an_interrupted_run_leaves_the_losses(connection: asyncpg.Connection) -> None:
+    record = await add_taken(connection)
+    await change(connection, record["id"], losses=2, alone=True)
+
+    await end(connection, record, word="interrupted")
+
+    row = await read(connection, record["id"])
+    assert (row["state"], row["losses"], row["alone"]) == ("enqueued", 2, True)

@@ -50,7 +50,8 @@ async def test_never_is_a_clear_error_that_names_the_cure() -> None:
     app = FastAPI()
 
     @app.get("/")
-    async def read(tasks: Tasks) -> None: ...
+    async def read(tasks: Tasks) -> None:
+        tasks.schedule(say, "never")
 
     async with client_of(app) as client:
         with pytest.raises(FastAPITasksUninitializedAppError, match=r"Call add_tasks\(app\) right"):
@@ -62,7 +63,8 @@ async def test_without_its_lifespan_too() -> None:
     add_tasks(app)
 
     @app.get("/")
-    async def read(tasks: Tasks) -> None: ...
+    async def read(tasks: Tasks) -> None:
+        tasks.schedule(say, "never")
 
     async with client_of(app) as client:
         with pytest.raises(FastAPITasksUninitializedAppError, match="run it with its lifespan"):

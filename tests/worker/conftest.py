@@ -16,6 +16,8 @@ if str(SITE) not in sys.path:
 import shop_tasks  # noqa: E402
 from crew import Crew, Hire  # noqa: E402
 
+from fastedgy.worker import heartbeat, worker  # noqa: E402
+
 
 @pytest.fixture
 def database_url(queue_url: str) -> str:
@@ -23,8 +25,10 @@ def database_url(queue_url: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def clean_shop() -> Iterator[None]:
-    """Nothing of an earlier test is left in the tasks' module."""
+def clean_shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of an earlier test is left in the tasks' module, and workers here end quickly."""
+    monkeypatch.setattr(heartbeat, "TICK", 0.1)
+    monkeypatch.setattr(worker, "SOLO_IDLE", 0.5)
     shop_tasks.gates.clear()
     shop_tasks.seen.clear()
     yield

@@ -195,13 +195,13 @@ class Crew:
     """Worker processes of one test."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._url = url
+        self.url = url
         self._folder = folder
         self._processes: list[Process] = []
 
     def begin(self, **given: Any) -> Process:
         """Start a process; it is not ready yet."""
-        process = Process(given.pop("url", self._url), self._folder, **given)
+        process = Process(given.pop("url", self.url), self._folder, **given)
         self._processes.append(process)
         return process
 

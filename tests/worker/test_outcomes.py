@@ -172,28 +172,23 @@ async def test_a_failed_attempt_is_made_again_until_it_succeeds(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("func", "args", "attempts", "error_type"),
-    [
+async def test_a_task_fails_when_it_is_not_to_be_tried_again(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    cases = [
         (shop_tasks.never, (), 2, "ValueError"),
         (shop_tasks.too_late, (), 1, "shop_tasks.TooLate"),
         (shop_tasks.only_connections, ("value",), 1, "ValueError"),
         (shop_tasks.only_connections, ("connection",), 6, "ConnectionError"),
-    ],
-    ids=["budget", "no_retry_on", "not in retry_on", "in retry_on"],
-)
-async def test_a_task_fails_when_it_is_not_to_be_tried_again(
-    hire: Hire, connection: asyncpg.Connection, func: Any, args: tuple[Any, ...],
-    attempts: int, error_type: str,
-) -> None:  # fmt: skip
+    ]
     async with hire() as staff:
-        ref = staff.tasks.add_task(func, *args)
-        error = await outcome(ref)
-
-    assert isinstance(error, TaskFailed)
-    assert error.error_type == error_type
-    row = await read(connection, await ref.get_task_id())
-    assert (row["state"], row["attempt"]) == ("failed", attempts)
+        for func, args, attempts, error_type in cases:
+            ref = staff.tasks.add_task(func, *args)
+            error = await outcome(ref)
+            assert isinstance(error, TaskFailed)
+            assert error.error_type == error_type
+            row = await read(connection, await ref.get_task_id())
+            assert (row["state"], row["attempt"]) == ("failed", attempts)
 
 
 async def test_a_retry_waits_for_its_backoff(hire: Hire, connection: asyncpg.Connection) -> None:
@@ -205,25 +200,20 @@ async def test_a_retry_waits_for_its_backoff(hire: Hire, connection: asyncpg.Con
     assert 80 < waits <= 100
 
 
-@pytest.mark.parametrize("by", ["raise", "return"])
-async def test_a_task_decides_about_its_own_end(
-    hire: Hire, connection: asyncpg.Connection, by: str
-) -> None:
+async def test_a_task_decides_about_its_own_end(hire: Hire, connection: asyncpg.Connection) -> None:
+    words = ("retry", "snooze", "discard", "odd discard")
     async with hire() as staff:
-        refs = {
-            word: staff.tasks.add_task(shop_tasks.control, word, by)
-            for word in ("retry", "snooze", "discard", "odd discard")
-        }
-        ends = {word: await outcome(ref) for word, ref in refs.items()}
-
-    rows = {word: await read(connection, ref.id) for word, ref in refs.items()}
-    assert (ends["retry"], rows["retry"]["attempt"]) == (2, 2)
-    assert (ends["snooze"], rows["snooze"]["attempt"]) == (2, 1)
-    for word, text in (("discard", "not worth it"), ("odd discard", "")):
-        assert isinstance(ends[word], TaskFailed)
-        assert ends[word].error_type == "Discard"
-        assert text in ends[word].error_message
-        assert rows[word]["attempt"] == 1
+        for by in ("raise", "return"):
+            refs = {word: staff.tasks.add_task(shop_tasks.control, word, by) for word in words}
+            ends = {word: await outcome(ref) for word, ref in refs.items()}
+            rows = {word: await read(connection, ref.id) for word, ref in refs.items()}
+            assert (ends["retry"], rows["retry"]["attempt"]) == (2, 2)
+            assert (ends["snooze"], rows["snooze"]["attempt"]) == (2, 1)
+            for word, text in (("discard", "not worth it"), ("odd discard", "")):
+                assert isinstance(ends[word], TaskFailed)
+                assert ends[word].error_type == "Discard"
+                assert text in ends[word].error_message
+                assert rows[word]["attempt"] == 1
 
 
 async def test_a_retry_keeps_the_exception_that_it_answers(
@@ -240,38 +230,38 @@ async def test_a_retry_keeps_the_exception_that_it_answers(
 
 # Timeouts and cancellations
 
+CANCELLED = ("sleep", "swallow", "other")
+"""What functions make of a cancellation."""
 
-@pytest.mark.parametrize("how", ["sleep", "swallow", "other"])
-async def test_a_task_that_takes_too_long_has_failed(hire: Hire, how: str) -> None:
+
+async def test_a_task_that_takes_too_long_has_failed(hire: Hire) -> None:
     async with hire() as staff:
-        error = await outcome(staff.tasks.add_task(shop_tasks.too_long, how))
-        assert staff.counters.timeouts == 1
+        refs = [staff.tasks.add_task(shop_tasks.too_long, how) for how in CANCELLED]
+        sleep, swallow, other = [await outcome(ref) for ref in refs]
+        assert staff.counters.timeouts == 3
         assert staff.worker.executor.busy == 0
 
-    assert isinstance(error, TaskFailed)
-    assert shop_tasks.seen == ["cancelled"]
-    if how != "other":
+    assert shop_tasks.seen == ["cancelled"] * 3
+    for error in (sleep, swallow):
         assert (error.error_type, "0.2 s" in error.error_message) == ("TaskTimeout", True)
+    assert isinstance(other, TaskFailed)
 
 
-@pytest.mark.parametrize("how", ["sleep", "swallow", "other"])
-async def test_a_running_task_is_cancelled(
-    hire: Hire, connection: asyncpg.Connection, how: str
-) -> None:
+async def test_a_running_task_is_cancelled(hire: Hire, connection: asyncpg.Connection) -> None:
     async with hire() as staff:
-        ref = await staff.tasks.add_task(shop_tasks.stubborn, how)
-        child = await staff.tasks.add_task(shop_tasks.greet, "child", parent=ref)
+        for number, how in enumerate(CANCELLED, 1):
+            ref = await staff.tasks.add_task(shop_tasks.stubborn, how)
+            child = await staff.tasks.add_task(shop_tasks.greet, "child", parent=ref)
 
-        def began() -> None:
-            assert shop_tasks.seen == ["began"]
+            def began(number: int = number) -> None:
+                assert shop_tasks.seen == ["began"] * number
 
-        await eventually(began)
-        assert await ref.cancel("changed our mind")
-        error = await outcome(ref)
-        assert await child.get_state() == "cancelled"
-
-    assert isinstance(error, TaskCancelled)
-    assert error.reason == "changed our mind"
+            await eventually(began)
+            assert await ref.cancel("changed our mind")
+            error = await outcome(ref)
+            assert isinstance(error, TaskCancelled), how
+            assert error.reason == "changed our mind"
+            assert await child.get_state() == "cancelled"
 
 
 async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(

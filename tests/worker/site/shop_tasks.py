@@ -19,7 +19,6 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from fastedgy.database import Connections
 from fastedgy.dependencies import Inject, get_service
 from fastedgy.queued_task import (
     Discard,
@@ -357,12 +356,6 @@ async def leave_something() -> str:
     return before
 
 
-async def note(number: int) -> None:
-    """Leave a trace in a table, which tells how often it ran."""
-    async with get_service(Connections).acquire() as connection:
-        await connection.execute("INSERT INTO shop_notes (number) VALUES ($1)", number)
-
-
 async def mark(number: int) -> int:
     seen.append(number)
     return number
@@ -405,3 +398,10 @@ async def talk_and_fail() -> None:
 async def mark_slowly(number: int) -> None:
     await asyncio.sleep(0.01)
     seen.append(number)
+
+
+async def write_down(path: str, number: int) -> None:
+    """Leave a trace that no transaction undoes."""
+    await asyncio.sleep(0.01)
+    with open(path, "a") as diary:
+        diary.write(f"{number}\n")
