@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,13 +26,11 @@ from benchmarks.peers.conversation import PeerFailed, PeerQueue, driver
 from benchmarks.peers.environments import NotInstallable
 from benchmarks.peers.results import NAMES, OURS, SCENARIOS, Comparison, Contender
 from benchmarks.peers.tables import show
-from benchmarks.report import Figures
 from fastedgy.database import connect, normalize_url
 from fastedgy.database_url import parse_url
 from fastedgy.errors import FastEdgyError
 from fastedgy.worker.__main__ import loop_factory
 
-Measure = Callable[[str], "asyncio.Future[Figures]"]
 FACTS = ("drain", "many", "chunk")
 OUR_SETTINGS = (
     "the defaults, with `queue start --workers 1` and `2`; bulk: add_tasks and flush(), 5,000 a "
@@ -101,7 +99,7 @@ async def _admin(url: str, statement: str) -> None:
 
 async def compare_all(
     lab: Lab, peers: Sequence[str], scenarios: Sequence[str], venvs: Path, *, upgrade: bool,
-    allow_volatile: bool,
+    allow_volatile: bool, embedded: bool,
 ) -> Comparison:  # fmt: skip
     """Measure everybody in turn, again and again: whoever is after whom changes each time."""
     task = asyncio.current_task()
@@ -113,8 +111,8 @@ async def compare_all(
     ):
         contenders, queues = await invite(lab, peers, venvs, upgrade=upgrade, stack=stack)
         machine = {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu()}
-        environment = {**facts, **machine, "scale": lab.scale, "repeat": lab.repeat}
-        found = Comparison(contenders, list(scenarios), environment)
+        how = {"embedded": embedded, "scale": lab.scale, "repeat": lab.repeat}
+        found = Comparison(contenders, list(scenarios), {**facts, **machine, **how})
         order = [OURS, *queues]
         for repetition in range(lab.repeat):
             turn = repetition * max(1, len(order) // lab.repeat) % len(order)
@@ -190,7 +188,7 @@ def _run(
             return runner.run(
                 compare_all(
                     lab, peers, scenarios, venvs, upgrade=options["upgrade"],
-                    allow_volatile=options["allow_volatile"],
+                    allow_volatile=options["allow_volatile"], embedded=not given,
                 )
             )  # fmt: skip
 
@@ -208,7 +206,7 @@ def _run(
 @click.option("--read", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Do not measure: show what --json has written to a file.")  # fmt: skip
 @click.option("--others", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="What `benchmarks all --json` has written, for the bars of the page.")  # fmt: skip
+              help="What `benchmarks all --json` has written, for the page's bars.")  # fmt: skip
 @click.option("--venvs", type=click.Path(path_type=Path, file_okay=False),
               default=environments.DEFAULT, help="Where the peers' virtual environments are put. "
               "Default: ~/.cache/fastedgy-benchmarks.")  # fmt: skip
@@ -225,7 +223,7 @@ def compare(
 
     Each peer has a virtual environment of its own, which is made when it is first needed, with the
     newest release. Everybody runs on the same server, in turn, with a fresh database for each
-    measurement. A full run takes about three quarters of an hour.
+    measurement. A full run takes about half an hour.
     """
     peers = _names(only, list(PEERS), "peer")
     scenarios = _names(scenario, NAMES, "scenario")
@@ -240,6 +238,8 @@ def compare(
             found = _run(peers, scenarios, venvs.expanduser().resolve(), data_dir, options)
     except (BenchmarkError, FastEdgyError) as error:
         raise click.ClickException(str(error)) from error
+    except asyncio.CancelledError:
+        raise click.ClickException("Stopped before the end.") from None
     if as_json:
         for line in found.lines():
             print(json.dumps(line, ensure_ascii=False), flush=True)

@@ -35,12 +35,13 @@ STYLE: dict[Any, Any] = {
 DPI = 160
 THROUGHPUT = ("enqueue_one", "enqueue_many", "drain_1", "drain_2")
 TITLES = {
-    "enqueue_one": "enqueue_one: tasks per second, one commit each",
-    "enqueue_many": "enqueue_many: tasks per second, in bulk",
-    "drain_1": "drain_1: tasks per second, 1 worker process",
-    "drain_2": "drain_2: tasks per second, 2 worker processes",
-    "latency": "latency: enqueue call to body start, ms (median to 99th percentile)",
-    "round_trip": "round trip: enqueue call to the outcome at the caller, ms (median)",
+    "enqueue_one": "enqueue_one, tasks/s: one commit each",
+    "enqueue_many": "enqueue_many, tasks/s: in bulk",
+    "drain_1": "drain_1, tasks/s: 1 worker process",
+    "drain_2": "drain_2, tasks/s: 2 worker processes",
+    "latency": "latency, ms: enqueue call to body start (median to 99th percentile)",
+    "round_trip": "round trip, ms: enqueue call to the outcome at the caller (median to 99th "
+    "percentile)",
 }
 
 
@@ -69,10 +70,10 @@ def _figure(comparison: Comparison, scenarios: Sequence[str], columns: int, path
     )  # fmt: skip
     places = list(grid.flat)
     for place, name in zip(places, scenarios, strict=False):
-        if name == "latency":
-            _dumbbells(place, comparison, name)
-        else:
+        if name in THROUGHPUT:
             _bars(place, comparison, name)
+        else:
+            _dumbbells(place, comparison, name)
         place.set_title(TITLES[name])
     for place in places[len(scenarios) :]:
         place.set_visible(False)
@@ -98,40 +99,32 @@ def _label(place: Any, comparison: Comparison, names: Sequence[str]) -> None:
     place.set_yticks(range(len(names)), [comparison.contenders[name].title for name in names])
     for tick, name in zip(place.get_yticklabels(), names, strict=True):
         tick.set_fontweight("bold" if name == OURS else "normal")
-    place.invert_yaxis()
-    place.margins(y=0.03)
+    place.set_ylim(len(names) - 0.4, -0.6)
 
 
 def _bars(place: Any, comparison: Comparison, scenario: str) -> None:
     names, values = zip(*_ranking(comparison, scenario), strict=True)
     rows = range(len(names))
     place.barh(rows, values, height=0.68, color=_colours(names))
+    spreads = [comparison.cell(name, scenario).spread for name in names]
+    for row, value, (low, high) in zip(rows, values, spreads, strict=True):
+        if high > low:
+            place.plot([low, high], [row, row], color=TEXT, linewidth=0.8)
+        _note(place, number(value), high, row, 4)
     floor = comparison.cell(OURS, scenario).figure("floor")
-    if scenario in THROUGHPUT:
-        top = max(*values, floor or 0)
-        place.set_xlim(0, top * 1.18)
-        for row, name, value in zip(rows, names, values, strict=True):
-            low, high = comparison.cell(name, scenario).spread
-            if high > low:
-                place.plot([low, high], [row, row], color=TEXT, linewidth=0.8)
-            place.annotate(
-                number(value), (max(value, high), row), (4, 0), textcoords="offset points",
-                va="center", fontsize=8,
-            )  # fmt: skip
-        place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        place.locator_params(axis="x", nbins=5)
-    else:
-        place.set_xscale("log")
-        place.set_xlim(min(*values, floor or values[0]) / 2, max(values) * 2)
-        for row, value in zip(rows, values, strict=True):
-            place.annotate(
-                number(value), (value, row), (4, 0), textcoords="offset points", va="center",
-                fontsize=8,
-            )  # fmt: skip
-        place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    place.set_xlim(0, max(*(high for _, high in spreads), floor or 0) * 1.16)
+    place.locator_params(axis="x", nbins=5)
+    place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if floor is not None:
         _floor(place, floor)
     _label(place, comparison, names)
+
+
+def _note(place: Any, text: str, x: float, row: int, distance: int) -> None:
+    place.annotate(
+        text, (x, row), (distance, 0), textcoords="offset points", va="center", fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )  # fmt: skip
 
 
 def _dumbbells(place: Any, comparison: Comparison, scenario: str) -> None:
@@ -141,16 +134,13 @@ def _dumbbells(place: Any, comparison: Comparison, scenario: str) -> None:
         low, high = cell.figure("p50") or 0.0, cell.figure("p99") or 0.0
         place.plot([low, high], [row, row], color=colour, linewidth=4, solid_capstyle="round")
         place.plot([low], [row], "o", color=colour, markersize=8)
-        place.annotate(
-            f"{number(low)} / {number(high)}", (high, row), (8, 0), textcoords="offset points",
-            va="center", fontsize=8,
-        )  # fmt: skip
+        _note(place, f"{number(low)} / {number(high)}", high, row, 8)
+    floor = comparison.cell(OURS, scenario).figure("floor")
     place.set_xscale("log")
     low, high = place.get_xlim()
-    place.set_xlim(low, high * 1.6)
+    place.set_xlim(min(low, floor or low) * 0.9, high * 1.6)
     place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     place.xaxis.set_minor_formatter(lambda value, _: "")
-    floor = comparison.cell(OURS, scenario).figure("floor")
     if floor is not None:
         _floor(place, floor)
     _label(place, comparison, names)
@@ -159,6 +149,6 @@ def _dumbbells(place: Any, comparison: Comparison, scenario: str) -> None:
 def _floor(place: Any, value: float) -> None:
     place.axvline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     place.annotate(
-        "raw SQL", (value, 1), (3, -2), xycoords=("data", "axes fraction"),
-        textcoords="offset points", fontsize=7, color=FAINT, va="top",
+        "raw SQL", (value, 0), (3, 2), xycoords=("data", "axes fraction"),
+        textcoords="offset points", fontsize=7, color=FAINT, va="bottom",
     )  # fmt: skip

@@ -112,6 +112,13 @@ class Verdict:
         """Whether it is met."""
         return self.value <= self.bar if self.at_most else self.value >= self.bar
 
+    @property
+    def reaches_goal(self) -> bool:
+        """Whether it is where we want to be; without a goal, no."""
+        return self.goal is not None and (
+            self.value <= self.goal if self.at_most else self.value >= self.goal
+        )
+
     def as_json(self) -> dict[str, Any]:
         """One object, for a line of its own."""
         return {

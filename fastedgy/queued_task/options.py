@@ -119,7 +119,8 @@ def task(func: Any = None, /, **words: Any) -> Any:
       of parameters in braces are filled: `"report:{report_id}"`.
     - `on_duplicate`: `"existing"` (the ref is that of the task there is) or `"error"`.
     - `on_parent_failure`: `"cancel"`, `"run"` or `"fail"`. Default: `"cancel"`.
-    - `auto_remove`: delete the row when the task is done.
+    - `auto_remove`: delete the row when the task is done, unless it has children, has logged an
+      error, or somebody waits for it.
     - `redact`: parameters whose values are not shown.
 
     Raises InvalidOption on unknown options and impossible values.

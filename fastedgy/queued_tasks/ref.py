@@ -32,11 +32,11 @@ class QueuedTaskRef:
     only that, and returns the ref itself.
     """
 
-    __slots__ = ("__weakref__", "_id", "_pending", "_service", "_state")
+    __slots__ = ("__weakref__", "_born", "_id", "_pending", "_service", "_state")
 
     def __init__(self, service: QueuedTasks, id: UUID | None) -> None:
         self._service = service
-        self._id = id
+        self._id = self._born = id
         self._pending: Pending | None = None
         self._state: str | None = None
 
@@ -54,7 +54,9 @@ class QueuedTaskRef:
         return self is other or (self._id is not None and self._id == other._id)
 
     def __hash__(self) -> int:
-        return id(self) if self._id is None else hash(self._id)
+        # By the id that it was born with: a ref with a unique key gets its id later, and must be
+        # found in a set that it was put into before.
+        return id(self) if self._born is None else hash(self._born)
 
     def __await__(self) -> Generator[Any, None, QueuedTaskRef]:
         return self._written().__await__()
@@ -120,9 +122,13 @@ class QueuedTaskRef:
                 # now and then covers the one that was lost.
                 pause = min(2 * pause, 1.0)
                 async with service._connection() as connection:
-                    row = await watch.read_outcome(connection, service._tables, id)
-                if row is None or row["state"] in ENDED:
-                    return _outcome(row, id)
+                    told = await watch.read_outcome(connection, service._tables, id)
+                if told is None:
+                    # It was there a moment ago, and rows that are waited for are not removed when
+                    # they are done: somebody has cleared its queue.
+                    raise TaskCancelled(id=id, name=row["name"], reason="its row was deleted")
+                if told["state"] in ENDED:
+                    return _outcome(told, id)
 
     def cancel(self, reason: str | None = None) -> Cancellation:
         """Cancel the task: at once with `await`, without it with the route's other writes.

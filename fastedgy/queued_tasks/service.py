@@ -23,7 +23,7 @@ from fastedgy.database import (
     resolve_url,
     transaction,
 )
-from fastedgy.errors import NoOpenBuffer
+from fastedgy.errors import ConfigurationError, NoOpenBuffer
 from fastedgy.models import queue_tables
 from fastedgy.queued_task.batching import use_producer
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
@@ -140,6 +140,11 @@ class QueuedTasks:
         are written on the same connection, before the commit; a block that raises leaves neither
         its writes nor its tasks.
         """
+        if self._database is None:
+            raise ConfigurationError(
+                "tasks.transaction() is a transaction of the application's database, and there is "
+                "no application here. Run the script in one: `async with running(app) as tasks:`."
+            )
         outer = open_buffer.get()
         buffer = Buffer()
         try:

@@ -203,7 +203,10 @@ async def finish_any(
         removed = [
             row["id"]
             for row in rows
-            if row["auto_remove"] and row["state"] == "done" and not row["has_children"]
+            if row["auto_remove"]
+            and row["state"] == "done"
+            # Children look at it; and who waits for it is still to read its result.
+            and not (row["has_children"] or row["awaited"])
         ]
         if removed:
             await connection.execute(REMOVE[tables], removed)

@@ -39,8 +39,7 @@ class Spec:
     on_parent_failure: str = "cancel"
     auto_remove: bool = False
     closure: bytes | None = None
-    owner: UUID | None = None
-    """The process that runs the task itself: its row starts as `doing`."""
+    owner: UUID | None = None  # who runs it itself: the row starts as `doing`
 
     def is_plain(self) -> bool:
         """Whether the short statements can write it: due now, and kept when done."""
@@ -262,16 +261,14 @@ async def insert(
     alike = _alike(tasks)
     copied = alike and len(tasks) >= COPY_FROM and not again
     if len(tasks) > CHUNK and not copied:
-        return await _insert_chunks(
-            connection, tables, tasks, channel=channel, again=again, timeout=timeout
-        )
+        return await _insert_chunks(connection, tables, tasks, channel=channel, again=again,
+                                    timeout=timeout)  # fmt: skip
     if not alike and _owned_alike(tasks):
         await _insert_owned(connection, tables, tasks, again=again, timeout=timeout)
         return Inserted()
     if not alike:
-        return await _insert_any(
-            connection, tables, tasks, channel=channel, again=again, timeout=timeout
-        )
+        return await _insert_any(connection, tables, tasks, channel=channel, again=again,
+                                 timeout=timeout)  # fmt: skip
     spec = tasks[0].spec
     shared = (spec.name, spec.function, spec.queue, spec.priority, spec.max_retries, spec.timeout,
               tasks[0].awaited)  # fmt: skip

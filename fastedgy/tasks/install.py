@@ -13,7 +13,7 @@ from fastapi.requests import HTTPConnection
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from fastedgy.dependencies import offered
+from fastedgy.dependencies import has_service, offered
 from fastedgy.errors import ConfigurationError, FastAPITasksUninitializedAppError
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.tasks.config import TaskConfig
@@ -137,10 +137,13 @@ async def open_route(connection: HTTPConnection) -> AsyncIterator[Any]:
     if scheduler is None:
         scheduler = request.scheduler = TasksScheduler(request.runner)
     try:
-        async with offered(QueuedTasks, connection):
+        if has_service(QueuedTasks):
+            async with offered(QueuedTasks, connection):
+                yield scheduler
+                if scheduler.durable and request.runner.owner is not None:
+                    await request.runner.owner.registered()
+        else:
             yield scheduler
-            if scheduler.durable and request.runner.owner is not None:
-                await request.runner.owner.registered()
     except BaseException:
         scheduler._drop()
         raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from fastedgy.errors import TaskMomentOver
 from fastedgy.tasks.config import TaskConfig, TaskWords
@@ -25,9 +25,17 @@ class TaskMaker:
         self._config = config
         self._scheduled = scheduled
 
-    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[P, T]:
+    @overload
+    def schedule(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    @overload
+    def schedule(
+        self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[..., Any]:
         """Like `Tasks.schedule`, with the options that this was made with."""
-        task = Task(func, args, kwargs, self._config)
+        task: Task[..., Any] = Task(func, args, kwargs, self._config)
         self._scheduled(task)
         return task
 
@@ -44,13 +52,21 @@ class TasksBatch:
         self.scheduled: list[Task[..., Any]] = []
         """The tasks so far."""
 
-    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[P, T]:
+    @overload
+    def schedule(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    @overload
+    def schedule(
+        self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[..., Any]:
         """Run `func(*args, **kwargs)` at this moment. Needs no await.
 
         Raises TaskMomentOver when it has passed, TaskBacklogFull, and for durable tasks what
         `QueuedTasks.add_task` raises.
         """
-        task = Task(func, args, kwargs, self._scheduler.config)
+        task: Task[..., Any] = Task(func, args, kwargs, self._scheduler.config)
         self._schedule(task)
         return task
 
@@ -98,13 +114,21 @@ class TasksScheduler:
         """Whether rows of this route's tasks are on their way."""
         self._awaiting = asyncio.current_task()
 
-    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[P, T]:
+    @overload
+    def schedule(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    @overload
+    def schedule(
+        self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[..., Any]:
         """Run `func(*args, **kwargs)` now, beside the route. Needs no await.
 
         Sync functions run in a thread. Raises TaskBacklogFull, and for durable tasks what
         `QueuedTasks.add_task` raises.
         """
-        task = Task(func, args, kwargs, self.config)
+        task: Task[..., Any] = Task(func, args, kwargs, self.config)
         self._schedule(task)
         return task
 

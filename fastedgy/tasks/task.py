@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from functools import partial
 from types import FunctionType
@@ -45,12 +45,12 @@ class Task(Generic[P, T]):
 
     def __init__(
         self,
-        func: Callable[P, T],
+        func: Callable[P, Coroutine[Any, Any, T]] | Callable[P, T],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         config: TaskConfig = DEFAULTS,
     ) -> None:
-        self.func = func
+        self.func: Callable[P, Any] = func
         self.args = args
         self.kwargs: dict[str, Any] = {} if kwargs is None else dict(kwargs)
         self.config = config

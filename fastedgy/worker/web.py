@@ -46,8 +46,8 @@ NO_QUEUE = "(in-process)"
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
 GATHER = 0.02
-"""Seconds for which outcomes are gathered. Nobody in this process waits for them, and each commit of
-them competes with those that requests wait for."""
+"""Seconds for which outcomes are gathered. Nobody in this process waits for them, and each commit
+of them competes with those that requests wait for."""
 MOST_TOLD = 100
 """Names whose counts go into the worker's row."""
 

@@ -351,6 +351,31 @@ async def test_wait_goes_on_through_retries(
     assert await waiting == 3
 
 
+async def test_wait_for_a_task_that_is_to_be_removed_returns_its_result(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    waiting = waits_for(tasks.task(auto_remove=True).add_task(send, "a"))
+    await end_next(connection, result="5")
+
+    assert await waiting == 5
+
+
+async def test_wait_for_a_task_whose_queue_is_cleared_ends_as_cancelled(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    ref = await tasks.add_task(send, "a")
+    waiting = waits_for(ref)
+
+    async def check() -> None:
+        assert (await read(connection, await ref.get_task_id()))["awaited"]
+
+    await eventually(check)
+    await actions.clear(connection, TABLES, channels=CHANNELS)
+
+    with pytest.raises(TaskCancelled, match="its row was deleted"):
+        await waiting
+
+
 # cancel()
 
 

@@ -16,7 +16,7 @@ from proxy import Proxy
 from rows import count
 
 from fastedgy.config import QueuedTaskConfig
-from fastedgy.errors import NoOpenBuffer, ParentNotFound
+from fastedgy.errors import ConfigurationError, NoOpenBuffer, ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.queued_task.context import TaskContext
 from fastedgy.queued_tasks import QueuedTasks
@@ -107,6 +107,14 @@ async def test_a_script_of_ten_lines_works(
 
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert await count(connection) == 10
+
+
+@pytest.mark.usefixtures("environment")
+async def test_a_script_has_no_transactions_of_an_application() -> None:
+    async with QueuedTasks() as tasks:
+        with pytest.raises(ConfigurationError, match="async with running"):
+            async with tasks.transaction():
+                pass
 
 
 @pytest.mark.usefixtures("environment")

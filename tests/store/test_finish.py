@@ -498,6 +498,17 @@ async def test_a_task_to_be_removed_stays_when_it_logged_an_error(
     assert await state_of(connection, record["id"]) == "done"
 
 
+async def test_a_task_to_be_removed_stays_when_somebody_waits_for_it(
+    connection: asyncpg.Connection,
+) -> None:
+    record = await add_taken(connection, auto_remove=True, awaited=True)
+
+    await end(connection, record, result="1")
+
+    row = await read(connection, record["id"])
+    assert (row["state"], row["result"]) == ("done", "1")
+
+
 async def test_a_task_to_be_removed_stays_when_it_has_children(
     connection: asyncpg.Connection,
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -455,6 +456,7 @@ class Store(RuleBasedStateMachine):
                 assert row["waiting_on"] == len(task.open) > 0
 
 
+@pytest.mark.timeout(600)  # 10 s when all is well; finding the shortest way to a failure takes long
 def test_the_store_does_what_its_model_says_in_any_order(database_url: str) -> None:
     with asyncio.Runner() as runner:
         connection = runner.run(connect(database_url, application_name="fastedgy model"))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,8 +29,11 @@ from fastedgy.errors import (
     InvalidOption,
     TaskCancelled,
 )
+from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.store import overview
+from fastedgy.store.insert import NewTask, Spec, insert
 from fastedgy.tasks import Task, TaskConfig, Tasks, TasksScheduler, add_tasks
 from fastedgy.tasks.install import runner_of
 from fastedgy.testing import tasks_over
@@ -330,16 +337,48 @@ async def test_what_cannot_travel_is_refused_at_once(shop: Shop) -> None:
 async def test_the_counts_of_all_names_are_in_the_process_row(shop: Shop) -> None:
     async def route(tasks: TasksScheduler) -> None:
         tasks.task(durable=True, name="mail").schedule(work, 1)
+        tasks.task(name="plain").schedule(work, 1)
 
-    async def told() -> None:
-        text = await shop.connection.fetchval("SELECT counters FROM queued_task_workers")
-        assert text is not None
-        assert '"mail"' in text
-        assert '"done": 1' in text
+    async def told() -> list[overview.WorkerRow]:
+        found = await overview.list_workers(shop.connection, Tables())
+        counts = overview.in_process(found)
+        assert {name: one["done"] for name, one in counts.items()} == {"mail": 1, "plain": 1}
+        return found
 
     async with running(shop.app):
         await shop.post(route)
-        await eventually(told)
+        [process] = await eventually(told)
+        status = await asyncio.to_thread(_status, shop.url)
+    assert process.is_web
+    assert not process.serves("default")
+    assert status["in_process"]["mail"]["done"] == 1
+    assert status["workers"]["processes"] == 0
+
+
+def _status(url: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastedgy", "queue", "status", "--json"],
+        env={**os.environ, "DATABASE_URL": url, "QUEUE_LEASE": "15"},
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+async def test_owned_rows_may_be_written_again_after_a_lost_answer(
+    connection: asyncpg.Connection,
+) -> None:
+    spec = Spec("mail", "shop:mail", owner=new_id())
+    other = Spec("other", "shop:other")
+    rows = [NewTask(new_id(), spec), NewTask(new_id(), spec, context='{"a": 1}')]
+    for again in (False, True):
+        await insert(connection, Tables(), rows, channel="bell", again=again)
+    mixed = [NewTask(new_id(), spec), NewTask(new_id(), other)]
+    for again in (False, True):
+        await insert(connection, Tables(), mixed, channel="bell", again=again)
+    found = await connection.fetch("SELECT * FROM queued_tasks ORDER BY id")
+    assert [row["state"] for row in found] == ["doing", "doing", "doing", "enqueued"]
+    assert [row["worker_id"] for row in found] == [spec.owner] * 3 + [None]
+    assert [(row["run"], row["attempt"]) for row in found] == [(1, 1)] * 3 + [(0, 0)]
 
 
 async def test_a_process_that_was_declared_lost_stops_and_starts_anew(

@@ -23,9 +23,7 @@ QUICK = {"QUEUE_HEARTBEAT": "0.5", "QUEUE_LEASE": "2", "QUEUE_FALLBACK_POLLING_I
 
 @pytest.fixture
 def env(database_url: str, tmp_path: Path) -> dict[str, str]:
-    return environment(
-        DATABASE_URL=database_url, JOURNAL=str(tmp_path / "journal"), **QUICK
-    )
+    return environment(DATABASE_URL=database_url, JOURNAL=str(tmp_path / "journal"), **QUICK)
 
 
 @contextmanager

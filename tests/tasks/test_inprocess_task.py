@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+import fastedgy.tasks
 from fastedgy.dependencies import Inject, get_container_service
 from fastedgy.errors import InvalidOption, TaskCancelled, TaskFailed
 from fastedgy.queued_task import Discard, get_current_task, getLogger, set_context
@@ -333,3 +339,32 @@ async def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(InvalidOption, match=sentence):
         tasks.after_response.task(**words)
+
+
+def test_the_page_names_every_option() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "in-process-tasks.md").read_text()
+    for field in fields(TaskConfig):
+        assert f"`{field.name}" in page or f"{field.name}=" in page, field.name
+
+
+def test_schedule_keeps_the_functions_types(tmp_path: Path) -> None:
+    (tmp_path / "typed.py").write_text(
+        "from fastedgy.tasks import Tasks\n"
+        "async def double(number: int) -> int: return 2 * number\n"
+        "def half(number: int) -> float: return number / 2\n"
+        "async def route(tasks: Tasks) -> None:\n"
+        "    reveal_type(tasks.schedule(double, 1))\n"
+        "    reveal_type(await tasks.after_route.task(name='x').schedule(half, number=1).wait())\n"
+        "    tasks.after_response.schedule(double, 'one')\n"
+        "    tasks.task(shild=True)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "typed.py"]
+    root = str(Path(fastedgy.tasks.__file__).parents[2])
+    found = subprocess.run(
+        mypy, cwd=tmp_path, env={**os.environ, "MYPYPATH": root}, capture_output=True, text=True,
+        check=False,
+    ).stdout  # fmt: skip
+    assert "Task[[number: int], int]" in found.replace("builtins.", ""), found
+    assert 'typed.py:6: note: Revealed type is "float"' in found.replace("builtins.", ""), found
+    assert 'typed.py:7: error: No overload variant of "schedule"' in found, found
+    assert 'typed.py:8: error: Unexpected keyword argument "shild"' in found, found
