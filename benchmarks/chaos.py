@@ -93,7 +93,7 @@ async def run(
         if producer.returncode != 0:
             complaints.append(f"the producer ended with {producer.returncode}")
         (folder / "faults.log").write_text("\n".join(sorted(scene.log)))
-        figures = await judge(url, ledger, fleet.kills, scene.outages)
+        figures = await judge(url, ledger, fleet.kills, fleet.thaws, scene.outages)
         figures.restarts = scene.restarts
         figures.complaints = complaints
         print(f"settled in {settled:.1f} s", file=sys.stderr)

@@ -54,6 +54,7 @@ class Fleet:
         self._workers: set[Process] = set()
         self.kills: list[Kill] = []
         self.frozen: set[int] = set()
+        self.thaws: list[tuple[int, float]] = []
 
     def start(self) -> None:
         """Start all supervisors."""
@@ -138,6 +139,7 @@ class Fleet:
         for pid in pids:
             self.frozen.discard(pid)
             with suppress(ProcessLookupError):
+                self.thaws.append((pid, time.monotonic()))
                 os.kill(pid, signal.SIGCONT)
 
     def _kill(self, pid: int, what: str) -> None:

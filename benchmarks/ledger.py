@@ -40,7 +40,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Run:
-    """One run of a task as its body noted it. `last` is the time of its last note at work.
+    """One run of a task as its body noted it. `notes` are the times of its notes at work.
 
     Being stopped is no work: a process that was frozen and goes on after its lease has to leave its
     tasks somehow, while they may run elsewhere.
@@ -49,7 +49,7 @@ class Run:
     number: int
     pid: int
     start: float
-    last: float
+    notes: list[float] = field(default_factory=list)
     how: str = ""
 
 
@@ -81,7 +81,7 @@ def read(path: Path) -> Book:
                 book.children.append((id, rest[0], rest[1], int(rest[2])))
             elif what == "S":
                 at = float(rest[2])
-                run = Run(int(rest[0]), int(rest[1]), at, at)
+                run = Run(int(rest[0]), int(rest[1]), at, [at])
                 # By process, too: should two of them ever run under one number, that is seen.
                 open_runs[id, rest[0], rest[1]] = run
                 book.runs[id].append(run)
@@ -90,7 +90,7 @@ def read(path: Path) -> Book:
                 if what == "E":
                     run.how = rest[3]
                 if run.how != "stopped":
-                    run.last = float(rest[2])
+                    run.notes.append(float(rest[2]))
     for runs in book.runs.values():
         runs.sort(key=lambda run: run.start)
     return book

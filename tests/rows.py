@@ -17,7 +17,8 @@ from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
 from fastedgy.store import claim, outcomes
 from fastedgy.store.finish import Finished, finish_any
-from fastedgy.store.insert import Inserted, NewTask, Spec, insert
+from fastedgy.store.insert import Inserted, insert
+from fastedgy.store.newtask import NewTask, Spec
 from fastedgy.store.notify import SILENT, Channels
 from fastedgy.store.outcomes import Outcome
 from fastedgy.worker.lanes import BEGINNING

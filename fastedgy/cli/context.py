@@ -53,13 +53,9 @@ class CliContext:
     @property
     def channels(self) -> Channels:
         """Where notifications go."""
-        from fastedgy.store.notify import SILENT, Channels
+        from fastedgy.store.notify import channels_of
 
-        if not self.config.use_postgresql_notify:
-            return SILENT
-        return Channels(
-            self.config.notify_channel, self.config.done_channel, self.config.control_channel
-        )
+        return channels_of(self.config)
 
     def import_application(self, *, required: bool = False) -> FastAPI | None:
         """Import the application, so that its models and commands are known.

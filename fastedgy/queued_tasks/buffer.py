@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from fastedgy.store.insert import NewTask, Spec
+from fastedgy.store.newtask import NewTask, Spec
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.ref import QueuedTaskRef

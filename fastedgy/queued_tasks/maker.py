@@ -15,7 +15,7 @@ from fastedgy.queued_task.functions import TaskFunction, describe, describe_clos
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
-from fastedgy.store.insert import Spec
+from fastedgy.store.newtask import Spec
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks

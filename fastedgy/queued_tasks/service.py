@@ -34,7 +34,7 @@ from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.queued_tasks.waiter import Waiter
 from fastedgy.queued_tasks.writing import write
 from fastedgy.store import actions, details
-from fastedgy.store.notify import Channels
+from fastedgy.store.notify import channels_of
 from fastedgy.store.outage import is_outage
 
 logger = logging.getLogger("fastedgy.queued_tasks")
@@ -374,13 +374,6 @@ class QueuedTasks:
 
     def _in_transaction(self) -> bool:
         return self._database is not None and in_transaction(self._database)
-
-
-def channels_of(config: QueuedTaskConfig) -> Channels:
-    """Where notifications go under these settings."""
-    if not config.use_postgresql_notify:
-        return Channels(None, None, None)
-    return Channels(config.notify_channel, config.done_channel, config.control_channel)
 
 
 @dataclass(slots=True, eq=False)

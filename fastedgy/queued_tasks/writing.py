@@ -13,7 +13,8 @@ from fastedgy.queued_task import hooks
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import actions
-from fastedgy.store.insert import NewTask, find_holders, insert
+from fastedgy.store.insert import find_holders, insert
+from fastedgy.store.newtask import NewTask
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks

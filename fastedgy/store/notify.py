@@ -12,6 +12,8 @@ from uuid import UUID
 import orjson
 from asyncpg import Connection
 
+from fastedgy.config import QueuedTaskConfig
+
 # A payload has 8,000 bytes at most; an id takes 37.
 IDS_PER_PAYLOAD = 200
 
@@ -25,6 +27,13 @@ class Channels(NamedTuple):
 
 
 SILENT = Channels(None, None, None)
+
+
+def channels_of(config: QueuedTaskConfig) -> Channels:
+    """Where notifications go under these settings."""
+    if not config.use_postgresql_notify:
+        return SILENT
+    return Channels(config.notify_channel, config.done_channel, config.control_channel)
 
 
 def lanes_payload(lanes: Collection[tuple[str, int]], due: float | None = None) -> str:

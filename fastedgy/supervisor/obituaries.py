@@ -11,7 +11,7 @@ from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.errors import DatabaseUnavailable
 from fastedgy.models import Tables
-from fastedgy.store.notify import SILENT, Channels
+from fastedgy.store.notify import channels_of
 from fastedgy.store.workers import report_lost
 
 logger = logging.getLogger("fastedgy.supervisor")
@@ -37,11 +37,7 @@ class Obituaries:
     def __init__(self, url: str, config: QueuedTaskConfig) -> None:
         self._url = url
         self._config = config
-        self._channels = (
-            Channels(config.notify_channel, config.done_channel, config.control_channel)
-            if config.use_postgresql_notify
-            else SILENT
-        )
+        self._channels = channels_of(config)
         self._turn = asyncio.Lock()
 
     async def write(self, obituary: Obituary) -> None:

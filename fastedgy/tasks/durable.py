@@ -24,7 +24,7 @@ from fastedgy.queued_task.functions import TaskFunction, describe
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 from fastedgy.queued_tasks.buffer import Buffer, Pending
-from fastedgy.store.insert import Spec
+from fastedgy.store.newtask import Spec
 from fastedgy.tasks.config import TaskConfig
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from fastedgy import migrate
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
-from fastedgy.queued_tasks.service import QueuedTasks, channels_of
+from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import workers
 from fastedgy.store.finish import finish_any
+from fastedgy.store.notify import channels_of
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.workers import Pulse
 from fastedgy.worker.assignment import Assignment

@@ -18,7 +18,8 @@ from rows import TABLES
 
 from fastedgy.ids import new_id
 from fastedgy.queued_task.functions import describe
-from fastedgy.store.insert import NewTask, Spec, insert
+from fastedgy.store.insert import insert
+from fastedgy.store.newtask import NewTask, Spec
 
 SHORT = {"QUEUE_HEARTBEAT": "0.5", "QUEUE_LEASE": "4", "QUEUE_DRAIN_TIMEOUT": "5"}
 """So that a lease runs out within a test."""

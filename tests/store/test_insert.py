@@ -35,7 +35,8 @@ from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import watch
 from fastedgy.store.finish import finish_done
-from fastedgy.store.insert import CHUNK, NewTask, find_holders
+from fastedgy.store.insert import CHUNK, find_holders
+from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
 
 LATER = datetime.now(UTC) + timedelta(days=1)

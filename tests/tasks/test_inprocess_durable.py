@@ -33,7 +33,8 @@ from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.store import overview
-from fastedgy.store.insert import NewTask, Spec, insert
+from fastedgy.store.insert import insert
+from fastedgy.store.newtask import NewTask, Spec
 from fastedgy.tasks import Task, TaskConfig, Tasks, TasksScheduler, add_tasks
 from fastedgy.tasks.install import runner_of
 from fastedgy.testing import tasks_over
