@@ -32,11 +32,11 @@ class QueuedTaskRef:
     only that, and returns the ref itself.
     """
 
-    __slots__ = ("__weakref__", "_born", "_id", "_pending", "_service", "_state")
+    __slots__ = ("__weakref__", "_id", "_pending", "_service", "_state")
 
     def __init__(self, service: QueuedTasks, id: UUID | None) -> None:
         self._service = service
-        self._id = self._born = id
+        self._id = id
         self._pending: Pending | None = None
         self._state: str | None = None
 
@@ -54,9 +54,8 @@ class QueuedTaskRef:
         return self is other or (self._id is not None and self._id == other._id)
 
     def __hash__(self) -> int:
-        # By the id that it was born with: a ref with a unique key gets its id later, and must be
-        # found in a set that it was put into before.
-        return id(self) if self._born is None else hash(self._born)
+        # A ref with a unique key has no id before it is written: put it into sets after that.
+        return id(self) if self._id is None else hash(self._id)
 
     def __await__(self) -> Generator[Any, None, QueuedTaskRef]:
         return self._written().__await__()

@@ -6,38 +6,18 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
-from city import City, open_city
+from city import open_city
 
 HERE = Path(__file__).parent
 for place in (HERE.parent / "tasks", HERE.parents[1] / "examples"):
     if str(place) not in sys.path:
         sys.path.append(str(place))
 
-from serving import Site, serving  # noqa: E402
-
-
-class Example:
-    """One of the examples while it is served."""
-
-    def __init__(self, module: ModuleType, site: Site, city: City, db: Any) -> None:
-        self.module = module
-        self.site = site
-        self.city = city
-        self.db = db
-        self.pauses: list[float] = []
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What is in the example's database."""
-        return [tuple(row) for row in self.db._connection.execute(query)]
-
-    @property
-    def alerts(self) -> list[str]:
-        """What was said on Slack."""
-        return [body["text"] for body in self.city["hooks.slack.com"].bodies]
+from served import Example  # noqa: E402
+from serving import serving  # noqa: E402
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from city import MOODS
-from conftest import Example
 from PIL import Image
+from served import Example
 
 from fastedgy.testing import wait_for_tasks
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 import sentry_sdk
 from city import MOODS
-from conftest import Example
 from helpers import wait_until
+from served import Example
 
 from fastedgy.testing import wait_for_tasks
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from city import MOODS
-from conftest import Example
+from served import Example
 
 from fastedgy.testing import wait_for_tasks
 
