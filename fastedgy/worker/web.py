@@ -45,9 +45,9 @@ NO_QUEUE = "(in-process)"
 """In place of the queues that it serves. It serves none, and an empty list would mean all."""
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
-GATHER = 0.02
+GATHER = 0.005
 """Seconds for which outcomes are gathered. Nobody in this process waits for them, and each commit
-of them competes with those that requests wait for."""
+of them competes with those that requests wait for. A kill within this time means a second run."""
 MOST_TOLD = 100
 """Names whose counts go into the worker's row."""
 
