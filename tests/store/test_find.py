@@ -418,6 +418,8 @@ async def test_no_listing_scans_the_tasks_that_are_done(connection: asyncpg.Conn
 
 @pytest.mark.usefixtures("large")
 async def test_no_count_and_no_look_up_scans_the_table(connection: asyncpg.Connection) -> None:
+    # As autovacuum leaves it: what is counted whole is then counted by its key.
+    await connection.execute("VACUUM ANALYZE queued_tasks")
     for statement, values in (
         (overview._STATES, ()),
         (overview._DEPTHS, ()),
