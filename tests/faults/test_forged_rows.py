@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import fault_tasks
+from helpers import eventually
 from supervised import Supervised, enqueue, forge, reaches
 
 FORGED = (
@@ -75,7 +76,11 @@ async def test_a_row_of_nonsense_stops_no_worker(
     await reaches(connection, honest, "done")
     assert (tmp_path / "ran").exists()
     assert supervised.workers() == [pid]
-    left = await connection.fetchval(
-        "SELECT count(*) FROM queued_tasks WHERE state IN ('enqueued', 'doing')"
-    )
-    assert left == 0, "each has failed, or waits with its reason"
+
+    async def nothing_is_left() -> None:
+        left = await connection.fetchval(
+            "SELECT count(*) FROM queued_tasks WHERE state IN ('enqueued', 'doing')"
+        )
+        assert left == 0, "each has failed, or waits with its reason"
+
+    await eventually(nothing_is_left)
