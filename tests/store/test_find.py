@@ -418,10 +418,7 @@ async def test_no_listing_scans_the_tasks_that_are_done(connection: asyncpg.Conn
 
 @pytest.mark.usefixtures("large")
 async def test_no_count_and_no_look_up_scans_the_table(connection: asyncpg.Connection) -> None:
-    # As autovacuum leaves it: what is counted whole is then counted by its key.
-    await connection.execute("VACUUM ANALYZE queued_tasks")
     for statement, values in (
-        (overview._STATES, ()),
         (overview._DEPTHS, ()),
         (overview._BOUND, (UUID(int=1), 1000)),
         (overview._WORKERS, ()),
@@ -433,3 +430,12 @@ async def test_no_count_and_no_look_up_scans_the_table(connection: asyncpg.Conne
     ):
         text = await plan(connection, statement[TABLES], *values)
         assert "Seq Scan on queued_tasks" not in text, text
+
+    # The count of all rows is another matter: reading the table costs as much as reading its key,
+    # and which is cheaper hangs on the last vacuum. Each state, though, has an index of its own.
+    await connection.execute("SET enable_seqscan = off")
+    text = await plan(connection, overview._STATES[TABLES])
+    assert "Seq Scan" not in text, text
+    assert all(f"queued_tasks_{state}" in text for state in ("scheduled", "waiting", "failed")), (
+        text
+    )
