@@ -80,7 +80,6 @@ class Completer:
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
         self.serves: Callable[[str], bool] = lambda queue: False
         self.on_due: Callable[[float], None] = lambda seconds: None
-        self.on_fenced: Callable[[int], None] = lambda count: None
 
     # Told by the executor.
 
@@ -266,7 +265,6 @@ class Completer:
                 len(finished.fenced),
                 ", ".join(str(outcome.id) for outcome in finished.fenced[:5]),
             )
-            self.on_fenced(len(finished.fenced))
         lanes = finished.released.lanes | finished.again
         if lanes:
             self.on_lanes(lanes)

@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from asyncpg import Connection
 
-from fastedgy.store import workers
 from fastedgy.store.workers import Pulse
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -127,8 +126,3 @@ class Heartbeat:
             else:
                 lost = False
             self._on_tick()
-
-
-async def one_beat(connection: Connection, arguments: Callable[[], dict[str, object]]) -> Pulse:
-    """A beat with what there is to tell at this moment."""
-    return await workers.beat(connection, **arguments())  # type: ignore[arg-type]
