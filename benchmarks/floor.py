@@ -60,7 +60,7 @@ UPDATE $tasks AS task
        date_started = clock_timestamp()
  WHERE id = ANY (ARRAY (
        SELECT id FROM $tasks
-        WHERE state = 'enqueued' AND NOT alone
+        WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
           AND queue = 'default' AND priority = 0 AND date_enqueued >= $2
         ORDER BY date_enqueued LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING id, run, function, args, kwargs, date_enqueued
@@ -74,7 +74,7 @@ UPDATE $tasks AS task
        date_started = clock_timestamp()
  WHERE id = ANY (ARRAY (
        SELECT id FROM $tasks
-        WHERE state = 'enqueued' AND NOT alone
+        WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
         ORDER BY queue, priority DESC, date_enqueued LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING id
 """)[T]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "fastedgy_versions"
 
-NEEDED_REVISION = "fastedgy_0001"
+NEEDED_REVISION = "fastedgy_0002"
 """The newest shipped revision: what the statements of this release are written for."""
 
 PROJECT_DIRECTORY = Path("migrations/versions")

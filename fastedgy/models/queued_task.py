@@ -72,8 +72,14 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
             RowIndex(
                 "ready",
                 ("queue", "priority DESC", "date_enqueued"),
-                "state = 'enqueued' AND NOT alone",
+                "state = 'enqueued' AND NOT alone AND gate IS NULL",
             ),
+            RowIndex(
+                "gated",
+                ("queue", "gate", "priority DESC", "date_enqueued"),
+                "state = 'enqueued' AND NOT alone AND gate IS NOT NULL",
+            ),
+            RowIndex("gate_taken", ("gate",), "state = 'doing' AND gate IS NOT NULL"),
             RowIndex("suspect", ("date_enqueued",), "state = 'enqueued' AND alone"),
             RowIndex("scheduled", ("date_due",), "state = 'scheduled'"),
             RowIndex("waiting", ("id",), "state = 'waiting'"),
@@ -145,6 +151,16 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
     error_traceback: str | None = columns.TextField(null=True)
     history: list[dict[str, Any]] = _json(list)
     closure: bytes | None = columns.BinaryField(null=True)
+    takes_results: bool = _no()
+    gate_limit: int | None = columns.IntegerField(null=True)
+    gate_rate: float | None = columns.FloatField(null=True)
+    gate: str | None = columns.TextField(null=True)
+    breaker: str | None = columns.TextField(null=True)
+    stands_for: UUID | None = columns.UUIDField(null=True)
+    schedule: str | None = columns.TextField(null=True)
+    redact: list[str] | None = columns.PGArrayField(sa.Text(), null=True)
+    trace: str | None = columns.TextField(null=True)
+    signature: str | None = columns.TextField(null=True)
 
     class Meta:
         abstract = True

@@ -45,6 +45,10 @@ class Pending(NewTask):
         self.unique_key = unique_key
         self.awaited = False
         self.context = "{}"
+        self.gate = None
+        self.takes_results = False
+        self.trace = None
+        self.signature = None
         self.on_duplicate = on_duplicate
         self.wanted = wanted
         self.ref = ref

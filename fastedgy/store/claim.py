@@ -28,7 +28,16 @@ UPDATE $tasks AS task
  WHERE task.id = ANY (ARRAY ($picked))
 RETURNING task.id, task.run, task.attempt, task.max_retries, task.function, task.name, task.queue,
           task.priority, task.date_enqueued, task.args, task.kwargs, task.context, task.timeout,
-          task.closure
+          task.closure,
+          -- What few tasks have, in one column, since each costs every task.
+          CASE WHEN task.takes_results OR task.gate IS NOT NULL OR task.breaker IS NOT NULL
+                    OR task.stands_for IS NOT NULL OR task.trace IS NOT NULL
+                    OR task.signature IS NOT NULL OR task.redact IS NOT NULL
+               THEN jsonb_build_object(
+                    'takes_results', task.takes_results, 'gate', task.gate,
+                    'breaker', task.breaker, 'stands_for', task.stands_for, 'trace', task.trace,
+                    'signature', task.signature, 'redact', task.redact)
+          END AS extra
 """
 
 # `= ANY (ARRAY (…))`, not `IN (…)`: the latter's generic plan is a hash join with a sequential
@@ -40,7 +49,7 @@ CLAIM = Statement(
       FROM unnest($2::text[], $3::integer[], $4::timestamptz[]) AS lane (queue, priority, low)
      CROSS JOIN LATERAL (
            SELECT id FROM $tasks
-            WHERE state = 'enqueued' AND NOT alone
+            WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
               AND queue = lane.queue AND priority = lane.priority AND date_enqueued >= lane.low
             ORDER BY date_enqueued
             LIMIT $5
@@ -66,18 +75,19 @@ CLAIM_ALONE = Statement(
 LANES = Statement("""
 WITH RECURSIVE lane AS (
     (SELECT queue, priority, date_enqueued FROM $tasks
-      WHERE state = 'enqueued' AND NOT alone
+      WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
       ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
     UNION ALL
     SELECT next.queue, next.priority, next.date_enqueued
       FROM lane CROSS JOIN LATERAL (
            (SELECT queue, priority, date_enqueued FROM $tasks
-             WHERE state = 'enqueued' AND NOT alone
+             WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
                AND queue = lane.queue AND priority < lane.priority
              ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
            UNION ALL
            (SELECT queue, priority, date_enqueued FROM $tasks
-             WHERE state = 'enqueued' AND NOT alone AND queue > lane.queue
+             WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+               AND queue > lane.queue
              ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
            LIMIT 1
       ) AS next

@@ -94,8 +94,12 @@ def _listing(states: tuple[str, ...], conditions: tuple[str, ...]) -> Statement:
     wanted = [f"{condition} ${number}" for number, condition in enumerate(conditions, start=2)]
     branches: list[str] = []
     for state in states:
-        if state == "enqueued":  # two indexes share them
-            branches += ["state = 'enqueued' AND NOT alone", "state = 'enqueued' AND alone"]
+        if state == "enqueued":  # three indexes share them
+            branches += [
+                "state = 'enqueued' AND NOT alone AND gate IS NULL",
+                "state = 'enqueued' AND NOT alone AND gate IS NOT NULL",
+                "state = 'enqueued' AND alone",
+            ]
         else:
             branches.append(f"state = '{state}'")
     walks = []
@@ -188,7 +192,11 @@ _COUNT_FAILED = Statement("SELECT count(*) $of_failed", of_failed=_OF_FAILED)
 _COUNT_NOT_STARTED = Statement("""
 SELECT sum(tasks)::bigint FROM (
     SELECT count(*) AS tasks FROM $tasks
-     WHERE state = 'enqueued' AND NOT alone AND ($1::text[] IS NULL OR queue = ANY ($1))
+     WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+       AND ($1::text[] IS NULL OR queue = ANY ($1))
+    UNION ALL SELECT count(*) FROM $tasks
+     WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL
+       AND ($1::text[] IS NULL OR queue = ANY ($1))
     UNION ALL SELECT count(*) FROM $tasks
      WHERE state = 'enqueued' AND alone AND ($1::text[] IS NULL OR queue = ANY ($1))
     UNION ALL SELECT count(*) FROM $tasks

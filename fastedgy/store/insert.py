@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import orjson
 from asyncpg import Connection
 
 from fastedgy.errors import ParentNotFound
@@ -36,13 +37,13 @@ class Inserted:
 _SAME = """
 WITH new AS (
     INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
-                        awaited)
+                        awaited, trace)
     SELECT task.id, task.args, task.kwargs, $4::text, $5::text, $6::text, $7::integer,
-           $8::integer, $9::float8, $10::boolean
+           $8::integer, $9::float8, $10::boolean, $11::text
       FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS task (id, args, kwargs)
     $again
 )
-SELECT pg_notify($11::text, $12::text) WHERE $11::text IS NOT NULL
+SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
 """
 INSERT_SAME = Statement(_SAME, again="")
 INSERT_SAME_AGAIN = Statement(_SAME, again="ON CONFLICT (id) DO NOTHING")
@@ -61,7 +62,7 @@ INSERT_OWNED = Statement(_OWNED, again="")
 INSERT_OWNED_AGAIN = Statement(_OWNED, again="ON CONFLICT (id) DO NOTHING")
 
 _COPIED = ("id", "args", "kwargs", "name", "function", "queue", "priority", "max_retries",
-           "timeout", "awaited")  # fmt: skip
+           "timeout", "awaited", "trace")  # fmt: skip
 
 # Any rows. The parents that are rows already are locked first, so that none of them can end
 # between the look at its state and the link to it (DECISIONS R11): the one that finishes it waits,
@@ -89,12 +90,19 @@ WITH parent AS (
 ), new AS (
     INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                         awaited, on_parent_failure, unique_key, auto_remove, context, closure,
+                        gate, gate_limit, gate_rate, breaker, redact, schedule, takes_results,
+                        trace, signature,
                         has_children, waiting_on, date_due, date_enqueued, worker_id, run, attempt,
                         date_started, state)
     SELECT given.id, given.args, given.kwargs, given.name, given.function, given.queue,
            given.priority, given.max_retries, given.timeout, given.awaited,
            given.on_parent_failure, given.unique_key, given.auto_remove, given.context,
            given.closure,
+           given.gate, given.gate_limit, given.gate_rate, given.breaker,
+           -- There are no arrays of arrays of several lengths.
+           CASE WHEN given.redact IS NOT NULL
+                THEN ARRAY (SELECT jsonb_array_elements_text(given.redact)) END,
+           given.schedule, given.takes_results, given.trace, given.signature,
            given.id = ANY ($18::uuid[]),
            coalesce(bound.parents, 0),
            due.at,
@@ -110,11 +118,14 @@ WITH parent AS (
       FROM fine, unnest($1::uuid[], $2::jsonb[], $3::jsonb[], $4::text[], $5::text[], $6::text[],
                         $7::integer[], $8::integer[], $9::float8[], $10::boolean[], $11::float8[],
                         $12::timestamptz[], $13::text[], $14::text[], $15::boolean[],
-                        $16::jsonb[], $23::bytea[], $25::uuid[])
+                        $16::jsonb[], $23::bytea[], $25::uuid[], $26::text[], $27::integer[],
+                        $28::float8[], $29::text[], $30::jsonb[], $31::text[], $32::boolean[],
+                        $33::text[], $34::text[])
                  WITH ORDINALITY
                  AS given (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                            awaited, delay, at, on_parent_failure, unique_key, auto_remove, context,
-                           closure, owner, place)
+                           closure, owner, gate, gate_limit, gate_rate, breaker, redact, schedule,
+                           takes_results, trace, signature, place)
       LEFT JOIN bound ON bound.child_id = given.id
      CROSS JOIN LATERAL (
            SELECT coalesce(given.at, clock_timestamp() + given.delay * interval '1 second') AS at
@@ -162,7 +173,7 @@ def bell(tasks: Sequence[NewTask]) -> str:
 def _alike(tasks: Sequence[NewTask]) -> bool:
     """Whether they differ in their ids and arguments only, and are bound to nothing else."""
     first = tasks[0]
-    spec, awaited = first.spec, first.awaited
+    spec, awaited, trace = first.spec, first.awaited, first.trace
     if not spec.is_plain():
         return False
     for task in tasks:
@@ -172,6 +183,10 @@ def _alike(tasks: Sequence[NewTask]) -> bool:
             or task.unique_key is not None
             or task.awaited is not awaited
             or task.context != "{}"
+            or task.gate is not None
+            or task.takes_results
+            or task.trace is not trace
+            or task.signature is not None
         ):
             return False
     return True
@@ -216,7 +231,7 @@ async def insert(
                                  timeout=timeout)  # fmt: skip
     spec = tasks[0].spec
     shared = (spec.name, spec.function, spec.queue, spec.priority, spec.max_retries, spec.timeout,
-              tasks[0].awaited)  # fmt: skip
+              tasks[0].awaited, tasks[0].trace)  # fmt: skip
     if copied:
         await connection.copy_records_to_table(
             tables.tasks,
@@ -315,6 +330,16 @@ async def _insert_any(
             [task.spec.closure for task in tasks],
             keyed,
             [task.spec.owner for task in tasks],
+            [task.gate for task in tasks],
+            [task.spec.limit for task in tasks],
+            [task.spec.rate for task in tasks],
+            [task.spec.breaker for task in tasks],
+            [orjson.dumps(redact).decode() if (redact := task.spec.redact) else None
+             for task in tasks],
+            [task.spec.schedule for task in tasks],
+            [task.takes_results for task in tasks],
+            [task.trace for task in tasks],
+            [task.signature for task in tasks],
             timeout=timeout,
         )
 

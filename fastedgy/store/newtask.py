@@ -23,6 +23,11 @@ class Spec:
     auto_remove: bool = False
     closure: bytes | None = None
     owner: UUID | None = None  # who runs it itself: the row starts as `doing`
+    limit: int | None = None  # of its gate: so many at once
+    rate: float | None = None  # of its gate: so many starts a second
+    breaker: str | None = None
+    redact: tuple[str, ...] | None = None  # places in the arguments: "0", "password"
+    schedule: str | None = None
 
     def is_plain(self) -> bool:
         """Whether the short statements can write it: due now, and kept when done."""
@@ -32,13 +37,21 @@ class Spec:
             and not self.auto_remove
             and self.closure is None
             and self.owner is None
+            and self.breaker is None
+            and self.redact is None
+            and self.schedule is None
         )
 
 
 class NewTask:
-    """A task that is not written yet: what its row will say. `args`, `kwargs`, `context`: JSON."""
+    """A task that is not written yet: what its row will say. `args`, `kwargs`, `context`: JSON.
 
-    __slots__ = ("args", "awaited", "context", "id", "kwargs", "parents", "spec", "unique_key")
+    `gate`: the line of its own in which it waits. `takes_results`: there are refs among its
+    arguments, in place of which it gets their results. `trace`: a W3C traceparent.
+    """
+
+    __slots__ = ("args", "awaited", "context", "gate", "id", "kwargs", "parents", "signature",
+                 "spec", "takes_results", "trace", "unique_key")  # fmt: skip
 
     def __init__(
         self,
@@ -51,6 +64,10 @@ class NewTask:
         unique_key: str | None = None,
         awaited: bool = False,
         context: str = "{}",
+        gate: str | None = None,
+        takes_results: bool = False,
+        trace: str | None = None,
+        signature: str | None = None,
     ) -> None:
         self.id = id
         self.spec = spec
@@ -60,3 +77,7 @@ class NewTask:
         self.unique_key = unique_key
         self.awaited = awaited
         self.context = context
+        self.gate = gate
+        self.takes_results = takes_results
+        self.trace = trace
+        self.signature = signature

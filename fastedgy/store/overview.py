@@ -99,7 +99,9 @@ _STATES = Statement("""
 SELECT (SELECT count(*) FROM $tasks) AS total,
        (SELECT count(*) FROM $tasks WHERE state = 'scheduled') AS scheduled,
        (SELECT count(*) FROM $tasks WHERE state = 'waiting') AS waiting,
-       (SELECT count(*) FROM $tasks WHERE state = 'enqueued' AND NOT alone)
+       (SELECT count(*) FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NULL)
+     + (SELECT count(*) FROM $tasks
+         WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL)
      + (SELECT count(*) FROM $tasks WHERE state = 'enqueued' AND alone) AS enqueued,
        (SELECT count(*) FROM $tasks WHERE state = 'doing') AS doing,
        (SELECT count(*) FROM $tasks WHERE state = 'failed') AS failed,
@@ -121,7 +123,10 @@ SELECT queue, sum(depth)::bigint AS depth,
        coalesce(extract(epoch FROM clock_timestamp() - min(oldest)), 0)::float8 AS age
   FROM (
     SELECT queue, count(*) AS depth, min(date_enqueued) AS oldest
-      FROM $tasks WHERE state = 'enqueued' AND NOT alone GROUP BY queue
+      FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NULL GROUP BY queue
+    UNION ALL
+    SELECT queue, count(*), min(date_enqueued)
+      FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL GROUP BY queue
     UNION ALL
     SELECT queue, count(*), min(date_enqueued)
       FROM $tasks WHERE state = 'enqueued' AND alone GROUP BY queue

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from asyncpg import Record
 
+from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction
 from fastedgy.queued_task.running import TaskRun
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What few tasks have. The words are those of the table's columns."""
+
+    takes_results: bool = False
+    gate: str | None = None
+    breaker: str | None = None
+    stands_for: str | None = None
+    trace: str | None = None
+    signature: str | None = None
+    redact: list[str] | None = None
 
 
 class Running(TaskRun):
@@ -21,8 +36,8 @@ class Running(TaskRun):
     runs no code at all, not even that which tells of its end.
     """
 
-    __slots__ = ("args", "began", "cancelling", "deadline", "entered", "kwargs", "overdue", "slot",
-                 "target", "task", "timeout")  # fmt: skip
+    __slots__ = ("args", "began", "cancelling", "deadline", "entered", "extra", "kwargs", "overdue",
+                 "slot", "target", "task", "timeout")  # fmt: skip
 
     def __init__(
         self,
@@ -49,7 +64,9 @@ class Running(TaskRun):
             self._context_text,
             timeout,
             _,
+            extra,
         ) = row
+        self.extra = Extra(**loads(extra)) if extra is not None else None
         self.wake = wake
         self.log_limit = log_limit
         self.buffer = None

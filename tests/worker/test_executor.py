@@ -35,7 +35,7 @@ def row(func: Any, args: str = "[]", **columns: Any) -> Any:
         "id": new_id(), "run": 1, "attempt": 1, "max_retries": 0,
         "function": f"{func.__module__}:{func.__qualname__}", "name": func.__name__,
         "queue": "default", "priority": 0, "date_enqueued": datetime.now(UTC), "args": args,
-        "kwargs": "{}", "context": "{}", "timeout": None, "closure": None,
+        "kwargs": "{}", "context": "{}", "timeout": None, "closure": None, "extra": None,
     }  # fmt: skip
     return Row(known | columns)
 
