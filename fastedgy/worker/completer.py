@@ -180,9 +180,12 @@ class Completer:
         simple = [outcome for outcome in batch if type(outcome) is Done]
         others = [outcome for outcome in batch if type(outcome) is not Done]
 
+        again = False
+
         async def write(connection: Connection) -> Finished | None:
-            for start in range(0, len(lines), LINES):
-                await append_logs(connection, self._tables, lines[start : start + LINES])
+            nonlocal again
+            repeated, again = again, True
+            await self._append(connection, lines, again=repeated)
             rest = others
             if simple and not await finish_done(
                 connection, self._tables, simple, channels=self._channels
@@ -248,14 +251,22 @@ class Completer:
                 contexts.append((run.id, run.run, context))
             lines += _lines(run)
 
+        again = False
+
         async def write(connection: Connection) -> None:
+            nonlocal again
+            repeated, again = again, True
             if contexts:
                 await write_contexts(connection, self._tables, contexts)
-            for start in range(0, len(lines), LINES):
-                await append_logs(connection, self._tables, lines[start : start + LINES])
+            await self._append(connection, lines, again=repeated)
 
         if contexts or lines:
             await self._wire.run(write, until=self._given_up)
+
+    async def _append(self, connection: Connection, lines: list[LogLine], *, again: bool) -> None:
+        for start in range(0, len(lines), LINES):
+            part = lines[start : start + LINES]
+            await append_logs(connection, self._tables, part, again=again)
 
     def _consequences(self, finished: Finished) -> None:
         if finished.fenced:
