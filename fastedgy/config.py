@@ -15,6 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -250,7 +251,32 @@ class QueuedTaskConfig(_Checked):
     signing_keys: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         validation_alias=_queue_names("signing_keys"),
-        description="Secrets that sign closures, separated by commas: the first signs, all verify.",
+        description="Secrets that sign tasks, separated by commas: the first signs, all verify. "
+        "With them, workers refuse what is not signed; closures can be tasks with them only.",
+    )
+
+    admin_token: SecretStr | None = Field(
+        None,
+        validation_alias=_queue_names("admin_token"),
+        description="The secret of those who may see and change the queue over HTTP. Given, a "
+        "FastEdgy application mounts the API and the dashboard.",
+    )
+    admin_read_token: SecretStr | None = Field(
+        None,
+        validation_alias=_queue_names("admin_read_token"),
+        description="The secret of those who may only look, such as Prometheus.",
+    )
+    admin_prefix: str = Field(
+        "/queue",
+        pattern=r"^(/[A-Za-z0-9_.~-]+)+$",
+        validation_alias=_queue_names("admin_prefix"),
+        description="The path below which the API and the dashboard are.",
+    )
+    traces: bool = Field(
+        False,
+        validation_alias=_queue_names("traces"),
+        description="Whether to make OpenTelemetry spans of enqueueing and running tasks. Needs "
+        "`fastedgy[otel]`.",
     )
 
     _split = field_validator("queues", "task_modules", "signing_keys", mode="before")(_names)
@@ -283,3 +309,8 @@ class QueuedTaskConfig(_Checked):
     def control_channel(self) -> str:
         """The channel on which workers are told to cancel a running task."""
         return f"{self.notify_channel}_control"
+
+    @property
+    def events_channel(self) -> str:
+        """The channel on which workers tell those who watch what happens."""
+        return f"{self.notify_channel}_events"

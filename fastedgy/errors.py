@@ -2,7 +2,8 @@
 
     FastEdgyError
     ├── ConfigurationError (ValueError)        a setting or option makes no sense
-    │   └── AppNotFound                        the application cannot be imported
+    │   ├── AppNotFound                        the application cannot be imported
+    │   └── AdminClosed                        the queue's API and pages without any auth
     ├── DatabaseError
     │   ├── DatabaseUnavailable (ConnectionError)   nobody answers, or the answer was lost
     │   ├── DatabaseTooOld                     the server is older than PostgreSQL 13
@@ -28,6 +29,7 @@
     ├── FunctionRefused                        a row names a function that the app does not offer
     ├── FunctionNotFound (LookupError)         a row names a function that is not in this release
     ├── ClosureRefused                         a closure that is unsigned, or signed by another key
+    ├── SignatureRefused                       a task that is unsigned, or signed for another row
     ├── FastAPITasksError                      in-process tasks (`fastedgy.tasks`)
     │   ├── FastAPITasksUninitializedAppError  `Tasks` in an app that was never given `add_tasks`
     │   ├── TaskBacklogFull                    as many tasks wait for a place as may
@@ -56,6 +58,17 @@ class ConfigurationError(FastEdgyError, ValueError):
 
 class AppNotFound(ConfigurationError):
     """The application cannot be found or imported."""
+
+
+class AdminClosed(ConfigurationError):
+    """The queue's API and pages were to be mounted, and nothing says who may use them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The queue's API and pages are closed: nothing says who may use them. Set "
+            "QUEUE_ADMIN_TOKEN (and QUEUE_ADMIN_READ_TOKEN), or give queue_router(auth=…) "
+            "tokens(…) or a dependency that returns a fastedgy.admin.Identity."
+        )
 
 
 class DatabaseError(FastEdgyError):
@@ -194,6 +207,10 @@ class FunctionNotFound(FastEdgyError, LookupError):
 
 class ClosureRefused(FastEdgyError):
     """A closure whose signature is missing or was made with an unknown key."""
+
+
+class SignatureRefused(FastEdgyError):
+    """A task whose signature is missing, of an unknown key, or of another task."""
 
 
 class FastAPITasksError(FastEdgyError, RuntimeError):

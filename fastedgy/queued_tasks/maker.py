@@ -13,6 +13,7 @@ from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.closures import pack
 from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
 from fastedgy.queued_task.options import TaskOptions
+from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store.newtask import Spec
@@ -123,6 +124,9 @@ class TaskMaker:
         ref._pending = pending = Pending(
             id, kind.spec, encoded_args, encoded_kwargs, key, kind.on_duplicate, parents, ref
         )
+        if (keys := self._service.config.signing_keys):
+            path = kind.spec.function
+            pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
         return pending
 
 

@@ -195,7 +195,11 @@ def _alike(tasks: Sequence[NewTask]) -> bool:
 def _owned_alike(tasks: Sequence[NewTask]) -> bool:
     spec = tasks[0].spec
     return spec.owner is not None and all(
-        task.spec == spec and not task.parents and task.unique_key is None for task in tasks
+        task.spec == spec
+        and not task.parents
+        and task.unique_key is None
+        and task.signature is None
+        for task in tasks
     )
 
 

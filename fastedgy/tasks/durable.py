@@ -22,6 +22,7 @@ from fastedgy.ids import new_id
 from fastedgy.queued_task.control import Snooze
 from fastedgy.queued_task.functions import TaskFunction, describe
 from fastedgy.queued_task.running import TaskRun
+from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 from fastedgy.queued_tasks.buffer import Buffer, Pending
 from fastedgy.store.newtask import Spec
@@ -129,6 +130,8 @@ class Claim:
         self._ref = QueuedTaskRef(service, run.id)
         self._pending = Pending(run.id, spec, args, kwargs, None, "existing", (), self._ref)
         self._pending.context = context
+        if keys := service.config.signing_keys:
+            self._pending.signature = sign(keys, run.id, spec.function, args, kwargs)
         self._ref._pending = self._pending
 
     # Its row.

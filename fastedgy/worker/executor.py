@@ -25,6 +25,7 @@ from fastedgy.errors import (
     FunctionNotFound,
     FunctionRefused,
     InvalidArguments,
+    SignatureRefused,
 )
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.closures import unpack
@@ -38,7 +39,7 @@ from fastedgy.store.outcomes import Done, Outcome
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
-from fastedgy.worker.running import Running
+from fastedgy.worker.running import Running, verify_row
 from fastedgy.worker.verdict import Misfit, Verdict, judge, left_behind, returned
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ class Executor:
     def _start(self, row: Record, now: float) -> None:
         closure = row["closure"]
         try:
+            if self._config.signing_keys:
+                verify_row(row, self._config.signing_keys)
             if closure is None:
                 target = resolve(row["function"], self._config)
             else:
@@ -207,7 +210,7 @@ class Executor:
             outcome = outcomes.unknown(row["id"], row["run"], now, now, UNKNOWN_AGAIN, str(error))
             self._completer.put(outcome)
             return
-        except (FunctionRefused, ClosureRefused) as error:
+        except (FunctionRefused, ClosureRefused, SignatureRefused) as error:
             self._counters.refused += 1
             outcome = outcomes.failed(
                 row["id"], row["run"], now, now, type(error).__name__, str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asyncpg import Record
@@ -11,6 +11,7 @@ from asyncpg import Record
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction
 from fastedgy.queued_task.running import TaskRun
+from fastedgy.queued_task.signing import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +97,10 @@ class Running(TaskRun):
     def label(self) -> str:
         """What a log line calls it."""
         return f"{self.name} ({self.id})"
+
+
+def verify_row(row: Record, keys: Sequence[str]) -> None:
+    """Raise SignatureRefused unless the task that was claimed is one that was signed."""
+    extra = row["extra"]
+    signature = loads(extra)["signature"] if extra is not None else None
+    verify(keys, signature, row["id"], row["function"], row["args"], row["kwargs"])

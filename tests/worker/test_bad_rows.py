@@ -9,6 +9,9 @@ import shop_tasks
 from crew import Hire, reaches
 from rows import add, change, read
 
+from fastedgy.ids import new_id
+from fastedgy.queued_task.signing import sign
+
 REFUSED = [
     "os:system", "builtins:eval", "builtins:exec", "subprocess:run", "shop_tasks:_private",
     "shop_tasks:logger", "shop_tasks:Mailer", "shop_tasks:greet.__code__", "shop_tasks:os.system",
@@ -117,7 +120,11 @@ async def test_rows_with_forged_columns_come_to_an_end(
 async def test_a_closure_without_our_signature_is_refused(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
-    id = await add(connection, function="<closure>:evil", closure=b"\x80\x04evil")
+    id = new_id()
+    signature = sign(["secret"], id, "<closure>:evil", "[]", "{}")
+    await add(
+        connection, id=id, function="<closure>:evil", closure=b"\x80\x04evil", signature=signature
+    )
     async with hire(signing_keys=["secret"]) as staff:
         row = await reaches(connection, id, "failed")
         await still_works(staff)
