@@ -7,11 +7,13 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastedgy.database import connect
 from fastedgy.database_url import parse_url
+from fastedgy.models.tables import Tables
 
 T = TypeVar("T")
 
@@ -67,10 +69,7 @@ async def empty_queue(url: str) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()",
         "SET lock_timeout = '5s'",
-        "DELETE FROM queued_tasks",
-        "DELETE FROM queued_task_links",
-        "DELETE FROM queued_task_logs",
-        "DELETE FROM queued_task_workers",
+        *(f"DELETE FROM {table}" for table in astuple(Tables())),
     )
 
 

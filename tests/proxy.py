@@ -19,8 +19,9 @@ class Proxy:
     texts of what was prepared or sent since the count was reset.
     """
 
-    def __init__(self, target: DatabaseAddress) -> None:
+    def __init__(self, target: DatabaseAddress, host: str = "127.0.0.1") -> None:
         self._target = target
+        self._host = host
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._relays: set[asyncio.Task[None]] = set()
@@ -35,7 +36,7 @@ class Proxy:
     def url(self) -> str:
         """The database's URL, by way of this."""
         options = {"sslmode": "disable"}
-        return replace(self._target, hosts=(("127.0.0.1", self.port),), options=options).url
+        return replace(self._target, hosts=((self._host, self.port),), options=options).url
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -48,7 +49,7 @@ class Proxy:
 
     async def open(self) -> None:
         """Let clients through, on the same port as before."""
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._relay, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -141,9 +142,9 @@ class _Line:
 
 
 @asynccontextmanager
-async def proxy(url: str) -> AsyncIterator[Proxy]:
-    """An open proxy to a database."""
-    made = Proxy(parse_url(url))
+async def proxy(url: str, host: str = "127.0.0.1") -> AsyncIterator[Proxy]:
+    """An open proxy to a database, on this address of the machine."""
+    made = Proxy(parse_url(url), host)
     await made.open()
     try:
         yield made

@@ -32,8 +32,8 @@ def supervise(database_url: str) -> Iterator[Callable[..., Supervised]]:
         pytest.skip("finds the workers in /proc")
     started: list[Supervised] = []
 
-    def start(**given: Any) -> Supervised:
-        started.append(Supervised(database_url, SITE, **given))
+    def start(url: str = database_url, **given: Any) -> Supervised:
+        started.append(Supervised(url, SITE, **given))
         return started[-1]
 
     yield start

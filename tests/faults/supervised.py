@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ class Supervised:
 
     def __init__(
         self, url: str, folder: Path, *, app: str = "fault_app:app", workers: int = 1,
-        concurrency: int = 10, environment: dict[str, str] | None = None, **queue: Any,
+        concurrency: int = 10, environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (), **queue: Any,
     ) -> None:  # fmt: skip
-        """`queue` are settings of the queue."""
+        """`queue` are settings of the queue, `prefix` what comes before the command."""
         settings = {f"QUEUE_{name.upper()}": str(value) for name, value in queue.items()}
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
-        command = [sys.executable, "-m", "fastedgy", "queue", "start", "--app", app]
+        command = [*prefix, sys.executable, "-m", "fastedgy", "queue", "start", "--app", app]
         command += ["--workers", str(workers), "--concurrency", str(concurrency)]
         self.process = subprocess.Popen(
             command,
