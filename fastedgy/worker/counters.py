@@ -28,6 +28,7 @@ class Counters:
     loop_blocked: int = 0
     connections_lost: int = 0
     errors: int = 0
+    deaf: int = 0  # 1 while notifications do not arrive, and the table is polled instead
 
     def told(self) -> dict[str, int]:
         """Those that are not 0."""

@@ -40,6 +40,7 @@ class Notifier:
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_cancel: Callable[[UUID], None] = lambda id: None
         self.on_deaf: Callable[[bool], None] = lambda deaf: None
+        self.on_watch: Callable[[float, list[UUID] | None], None] = lambda seconds, ids: None
 
     def stop(self) -> None:
         """Stop listening."""
@@ -62,7 +63,7 @@ class Notifier:
                     self._counters.errors += 1
                     logger.exception("The listener failed; polling until it is back")
                 pause = min(2 * pause, 1.0)
-            self.on_deaf(True)
+            self._tell_deaf(True)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -109,14 +110,18 @@ class Notifier:
                 "pooler in transaction mode set QUEUE_USE_POSTGRESQL_NOTIFY=false.",
                 self._config.polling_interval,
             )
-            self.on_deaf(True)
+            self._tell_deaf(True)
         else:
-            self.on_deaf(False)
+            self._tell_deaf(False)
+
+    def _tell_deaf(self, deaf: bool) -> None:
+        self._counters.deaf = int(deaf)
+        self.on_deaf(deaf)
 
     def _rung(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
         try:
             bell = orjson.loads(payload)
-            lanes = [(str(queue), int(priority)) for queue, priority in bell["lanes"]]
+            lanes = [_lane(queue, priority) for queue, priority in bell["lanes"]]
             due = bell.get("due")
             delay = None if due is None else float(due)
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -135,6 +140,25 @@ class Notifier:
             return
         if text.startswith("echo "):
             return
+        if text.startswith("watch "):
+            self._asked_to_tell(text)
+            return
         for part in text.split(","):
             with suppress(ValueError):  # not an id: not for us
                 self.on_cancel(UUID(part))
+
+    def _asked_to_tell(self, text: str) -> None:
+        """Somebody watches: `watch <seconds> <ids, or * for all tasks>`."""
+        _, seconds, ids = [*text.split(" ", 2), "", ""][:3]
+        with suppress(ValueError):  # nobody of ours has said that
+            wanted = None if ids == "*" else [UUID(id) for id in ids.split(",")]
+            self.on_watch(float(seconds), wanted)
+
+
+def _lane(queue: Any, priority: Any) -> Lane:
+    """A lane as a claim can name it. Raises ValueError where no row can have it."""
+    if not isinstance(queue, str) or "\x00" in queue:
+        raise ValueError(queue)
+    if not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise ValueError(priority)
+    return queue, priority
