@@ -21,7 +21,8 @@ from asyncpg import Connection, PostgresError
 from benchmarks.app import GATE, GATED
 from fastedgy import migrate
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.database import Connections, connect
+from fastedgy.connections import Connections
+from fastedgy.database import connect
 from fastedgy.database_url import parse_url
 from fastedgy.embedded import server
 from fastedgy.embedded.probe import is_running

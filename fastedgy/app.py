@@ -17,14 +17,19 @@ from fastapi import FastAPI
 from starlette.types import Lifespan
 
 from fastedgy import migrate
+from fastedgy.admin import QueueAdmin
+from fastedgy.admin.auth import QueueAuth
+from fastedgy.admin.live import Live
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.database import Connections, bind, connect, resolve_url
+from fastedgy.connections import Connections
+from fastedgy.database import bind, connect, resolve_url
 from fastedgy.dependencies import Token, get_container_service
 from fastedgy.discovery import app_packages
 from fastedgy.errors import ConfigurationError
 from fastedgy.orm import Database, Registry, registry
 from fastedgy.queued_task.offered import offer
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.scheduler.reconcile import reconcile
 from fastedgy.tasks import TaskConfig, add_tasks
 from fastedgy.tasks.install import in_each_route
 
@@ -52,9 +57,12 @@ class FastEdgy(FastAPI):
     """A FastAPI application with the queue, Edgy and the container of services.
 
     `settings` and `queue` take the place of what the environment says, `tasks` are the defaults of
-    in-process tasks; everything else is FastAPI's. While the application runs,
-    `Inject(QueuedTasks)`, `Inject(Database)`, `Inject(Registry)`, `Inject(Settings)` and
-    `Inject(QueuedTaskConfig)` are its services.
+    in-process tasks; everything else is FastAPI's. `admin` mounts the queue's API and dashboard for
+    those that it lets in (see `fastedgy.admin.queue_router`): by default for the tokens of
+    QUEUE_ADMIN_TOKEN and QUEUE_ADMIN_READ_TOKEN, where one is set; False: never; True: an
+    AdminClosed error where none is. While the application runs,
+    `Inject(QueuedTasks)`, `Inject(QueueAdmin)`, `Inject(Database)`, `Inject(Registry)`,
+    `Inject(Settings)` and `Inject(QueuedTaskConfig)` are its services.
 
     The start fails with DatabaseUnavailable, SchemaOutdated and their like. The lifespan given to
     it runs within: the database is there before it starts and after it ends.
@@ -66,6 +74,7 @@ class FastEdgy(FastAPI):
         settings: Settings | None = None,
         queue: QueuedTaskConfig | None = None,
         tasks: TaskConfig | None = None,
+        admin: bool | QueueAuth | Callable[..., Any] | None = None,
         **options: Any,
     ) -> None:
         # First in, so last out: everything that the route's own dependencies add is written, too.
@@ -73,6 +82,7 @@ class FastEdgy(FastAPI):
         super().__init__(**options)
         add_tasks(self, config=tasks)
         _wrap_lifespan(self, _Given(settings, queue))
+        _mount_admin(self, admin, queue)
 
     @property
     def database(self) -> Database:
@@ -190,6 +200,10 @@ async def _services(given: _Given) -> AsyncIterator[QueuedTasks]:
         async with registry:
             connections = Connections(url, settings, config)
             tasks = QueuedTasks(connections, config, registry.database)
+            # Apart from those that enqueue: who looks at a large queue holds up nobody.
+            lookout = Connections(url, settings, config)
+            admin = QueueAdmin(lookout, config)
+            live = Live(lookout, config, admin.tables, admin.overview)
             services = {
                 Settings: settings,
                 QueuedTaskConfig: config,
@@ -197,11 +211,15 @@ async def _services(given: _Given) -> AsyncIterator[QueuedTasks]:
                 Registry: registry,
                 Connections: connections,
                 QueuedTasks: tasks,
+                QueueAdmin: admin,
+                Live: live,
             }
             with container.lend(services):
                 try:
                     yield tasks
                 finally:
+                    await live.close()
+                    await lookout.close()
                     await tasks.close()
 
 
@@ -210,7 +228,22 @@ async def _ready(tasks: QueuedTasks) -> None:
     container = get_container_service()
     async with container.get(Connections).acquire() as connection:
         await migrate.check(connection)
+        await reconcile(connection, tasks)
     await container.start()
+
+
+def _mount_admin(
+    app: FastEdgy,
+    admin: bool | QueueAuth | Callable[..., Any] | None,
+    queue: QueuedTaskConfig | None,
+) -> None:
+    config = queue or QueuedTaskConfig()
+    wanted = bool(config.admin_token or config.admin_read_token) if admin is None else admin
+    if wanted is not False:
+        from fastedgy.admin.api import queue_router
+
+        auth = None if isinstance(wanted, bool) else wanted
+        app.include_router(queue_router(auth=auth, config=config))
 
 
 def _announce(sentence: str) -> None:

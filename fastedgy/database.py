@@ -1,6 +1,6 @@
 """The database: its URL, connections to it, the caller's transaction, and Edgy's registry.
 
-The engine's own statements go through asyncpg (`connect`, `Connections`); Edgy and the
+The engine's own statements go through asyncpg (`connect`); Edgy and the
 application's queries through databasez (`edgy_database`). `caller_transaction` is where they meet.
 
 Drivers and Edgy are imported when they are used: together they cost half a second, and a module
@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.config import Settings
 from fastedgy.database_url import DatabaseAddress, parse_url
 from fastedgy.errors import ConfigurationError, DatabaseTooOld, DatabaseUnavailable
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 OLDEST_SERVER = 13
 SSL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-POOL_SIZE = 4  # connections of `Connections`: enqueues and refs of one process
 
 
 def normalize_url(url: str) -> str:
@@ -147,7 +146,7 @@ def lost(error: BaseException, connection: asyncpg.Connection) -> bool:
     if isinstance(error, asyncpg.QueryCanceledError):
         return False
     if isinstance(error, asyncpg.InterfaceError):
-        return _is_closed(connection)
+        return is_closed(connection)
     broken = (
         OSError,
         asyncpg.PostgresConnectionError,
@@ -158,87 +157,14 @@ def lost(error: BaseException, connection: asyncpg.Connection) -> bool:
     return isinstance(error, broken)
 
 
-def _is_closed(connection: asyncpg.Connection) -> bool:
+def is_closed(connection: asyncpg.Connection) -> bool:
+    """Whether a connection is of no use any more."""
     import asyncpg
 
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
         return True  # a pool takes a connection away from its user as soon as it is lost
-
-
-class Connections:
-    """The engine's connections in a process that enqueues: a small pool, opened when first used.
-
-    Separate from Edgy's pool, so that an application whose own connections are all taken can
-    still enqueue.
-    """
-
-    def __init__(self, url: str, settings: Settings, config: QueuedTaskConfig) -> None:
-        self.url = normalize_url(url)
-        self._settings = settings
-        self._config = config
-        self._pool: asyncpg.Pool | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def pool(self) -> asyncpg.Pool:
-        """The pool of the running event loop. A pool of a loop that has ended is left to it."""
-        loop = asyncio.get_running_loop()
-        if self._pool is None or self._loop is not loop:
-            import asyncpg
-
-            self._loop = loop
-            # This await never suspends, as no connection is made yet: no second task gets here.
-            self._pool = await asyncpg.create_pool(
-                min_size=0, max_size=POOL_SIZE, connect=self._connect, reset=_leave_as_it_is
-            )
-        return self._pool
-
-    async def close(self) -> None:
-        """Close all connections, waiting for those in use."""
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        if self._loop is asyncio.get_running_loop():
-            await pool.close()
-        else:
-            pool.terminate()
-
-    @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, for statements of the engine.
-
-        A connection that is lost meanwhile, or a statement that takes longer than
-        `QUEUE_STATEMENT_TIMEOUT`, raises DatabaseUnavailable.
-        """
-        pool = await self.pool()
-        async with pool.acquire() as connection:
-            try:
-                yield connection
-            except Exception as error:
-                if not lost(error, connection):
-                    raise
-                if not _is_closed(connection):
-                    # A frozen server would not even answer the clean-up of a release.
-                    connection.terminate()
-                raise DatabaseUnavailable(
-                    f"The connection to {parse_url(self.url)} was lost: "
-                    f"{str(error) or 'no answer in time'}."
-                ) from error
-
-    async def _connect(self, *_: Any, **options: Any) -> asyncpg.Connection:
-        # Behind a pooler in transaction mode, prepared statements are another client's.
-        return await connect(
-            self.url,
-            timeout=self._settings.database_connect_timeout,
-            command_timeout=self._config.statement_timeout,
-            statement_cache_size=None if self._config.use_postgresql_notify else 0,
-            **options,
-        )
-
-
-async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
-    """Instead of asyncpg's clean-up, a round trip: the engine leaves nothing behind."""
 
 
 def edgy_database(url: str, settings: Settings, *, pooler: bool = False) -> Database:

@@ -14,7 +14,7 @@ import fastedgy
 from fastedgy import migrate
 from fastedgy.app import FastEdgy, install_queue, running
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.database import Connections
+from fastedgy.connections import Connections
 from fastedgy.dependencies import (
     Inject,
     get_container_service,

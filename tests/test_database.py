@@ -9,20 +9,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from helpers import database_on, execute
+from helpers import database_on, eventually, execute
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastedgy import database, embedded, orm
 from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.connections import SIZE, Connections
 from fastedgy.database import (
-    Connections,
     caller_transaction,
     connect,
     edgy_database,
@@ -288,9 +288,61 @@ async def test_a_connection_is_kept_for_the_next(connections: Connections) -> No
         assert await pid(connection) == first
 
 
-async def test_two_tasks_that_come_first_share_one_pool(connections: Connections) -> None:
-    pools = await asyncio.gather(connections.pool(), connections.pool())
-    assert pools[0] is pools[1]
+async def test_many_at_once_share_a_few_connections_in_turn(connections: Connections) -> None:
+    using = most = 0
+    pids: set[int] = set()
+
+    async def use() -> None:
+        nonlocal using, most
+        async with connections.acquire() as connection:
+            using += 1
+            most = max(most, using)
+            pids.add(await pid(connection))
+            using -= 1
+
+    await asyncio.gather(*(use() for _ in range(50)))
+    assert most == len(pids) == SIZE
+
+
+async def test_who_is_cancelled_while_waiting_holds_up_nobody(connections: Connections) -> None:
+    pids: set[int] = set()
+    async with AsyncExitStack() as stack:
+        for _ in range(SIZE):
+            pids = {await pid(await stack.enter_async_context(connections.acquire()))} | pids
+
+        async def use() -> int:
+            async with connections.acquire() as connection:
+                return await pid(connection)
+
+        impatient, patient = asyncio.create_task(use()), asyncio.create_task(use())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(impatient.cancel)
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(patient, 5) in pids
+    assert impatient.cancelled()
+
+
+async def test_a_statement_whose_caller_was_cancelled_takes_its_connection_along(
+    connections: Connections,
+) -> None:
+    seen: list[int] = []
+
+    async def use() -> None:
+        async with connections.acquire() as connection:
+            seen.append(await pid(connection))
+            await connection.execute("SELECT pg_sleep(30)")
+
+    task = asyncio.create_task(use())
+
+    def started() -> None:
+        assert seen
+
+    await eventually(started)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with connections.acquire() as connection:
+        assert await pid(connection) not in seen
 
 
 async def test_a_lost_connection_is_an_outage_and_the_next_one_works(

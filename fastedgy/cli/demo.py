@@ -29,7 +29,7 @@ from fastedgy.store.find import ENDED, TaskRow
 
 if TYPE_CHECKING:
     from fastedgy.config import Settings
-    from fastedgy.database import Connections
+    from fastedgy.connections import Connections
     from fastedgy.store.notify import Channels
     from fastedgy.store.overview import WorkerRow
 
@@ -112,7 +112,7 @@ async def _demo(
 ) -> bool:
     """Run it from the start to the last page; whether every task is done."""
     from fastedgy.cli.serve import listen
-    from fastedgy.database import Connections
+    from fastedgy.connections import Connections
 
     with listen("127.0.0.1", port) as listener:  # which port is free, or that this one is not
         port = listener.getsockname()[1]

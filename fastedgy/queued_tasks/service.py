@@ -16,8 +16,8 @@ from uuid import UUID
 from asyncpg import Connection
 
 from fastedgy.config import QueuedTaskConfig, Settings
+from fastedgy.connections import Connections
 from fastedgy.database import (
-    Connections,
     caller_transaction,
     in_transaction,
     resolve_url,
@@ -28,7 +28,7 @@ from fastedgy.models import queue_tables
 from fastedgy.queued_task.batching import use_producer
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
-from fastedgy.queued_tasks.buffer import Buffer, Pending, open_buffer
+from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
 from fastedgy.queued_tasks.maker import Parent, TaskMaker
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.queued_tasks.waiter import Waiter
@@ -90,8 +90,9 @@ class QueuedTasks:
         """Add a call of `func(*args, **kwargs)`, to be made by a worker.
 
         `func` is any function, sync or async, that can be imported by its name. `parent` is a task
-        (a ref or an id) or several; the new one starts after all of them are done. Everything else
-        belongs to the function; options of the task itself go through `tasks.task(…)`.
+        (a ref or an id) or several; the new one starts after all of them are done. A ref among the
+        arguments, also inside lists and dicts, is a parent whose result takes its place. Everything
+        else belongs to the function; options of the task itself go through `tasks.task(…)`.
 
         Needs no await. Raises InvalidFunction, InvalidArguments or InvalidOption at once, and then
         nothing is added.
@@ -164,19 +165,21 @@ class QueuedTasks:
         """A ref on the task that has this id."""
         return QueuedTaskRef(self, id if isinstance(id, UUID) else UUID(id))
 
-    async def cancel(self, id: UUID, *, reason: str | None = None) -> bool:
+    async def cancel(self, id: UUID, *, reason: str | None = None, tree: bool = False) -> bool:
         """Cancel a task now. True: it is cancelled or was asked to stop; False: it had ended."""
         async with self._connection() as connection:
             done = await actions.cancel(
-                connection, self._tables, [id], reason=reason, channels=self._channels
+                connection, self._tables, [id], reason=reason, tree=tree, channels=self._channels
             )
         return bool(done.ended or done.asked)
 
-    async def retry(self, id: UUID) -> bool:
+    async def retry(self, id: UUID, *, tree: bool = False) -> bool:
         """Run a failed or cancelled task again. False: it cannot be (see `QueuedTaskRef.retry`)."""
         async with self._connection() as connection:
             return bool(
-                await actions.retry(connection, self._tables, [id], channels=self._channels)
+                await actions.retry(
+                    connection, self._tables, [id], tree=tree, channels=self._channels
+                )
             )
 
     async def get_task_by_id(self, id: UUID | str) -> details.TaskDetails:
@@ -257,9 +260,9 @@ class QueuedTasks:
         buffer.tasks.extend(batch)
         self._schedule(buffer)
 
-    def _ask_to_cancel(self, id: UUID, reason: str | None) -> Buffer:
+    def _ask_to_cancel(self, id: UUID, wish: Wish) -> Buffer:
         buffer = self._buffer()
-        buffer.cancellations[id] = reason
+        buffer.cancellations[id] = wish
         self._schedule(buffer)
         return buffer
 
@@ -342,7 +345,7 @@ class QueuedTasks:
             )
 
     async def _write_repeatedly(
-        self, tasks: list[Pending], cancellations: dict[UUID, str | None]
+        self, tasks: list[Pending], cancellations: dict[UUID, Wish]
     ) -> None:
         deadline = time.monotonic() + self.config.enqueue_timeout
         pause, again = 0.05, False
@@ -389,7 +392,8 @@ _open_script: ContextVar[QueuedTasks | None] = ContextVar("fastedgy_open_script"
 """The producer whose `async with` block is open here. An application's is in the container."""
 
 
-def _producer() -> QueuedTasks:
+def open_producer() -> QueuedTasks:
+    """The producer of the script that is open here, or the application's. Raises NoOpenBuffer."""
     from fastedgy.dependencies import get_service, has_service  # FastAPI, which scripts do without
 
     script = _open_script.get()
@@ -398,4 +402,4 @@ def _producer() -> QueuedTasks:
     return script or get_service(QueuedTasks)
 
 
-use_producer(_producer)
+use_producer(open_producer)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from fastedgy.app import running
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.database import Connections, connect, resolve_url
+from fastedgy.connections import Connections
+from fastedgy.database import connect, resolve_url
 from fastedgy.dependencies import get_service
 from fastedgy.discovery import find_app
 from fastedgy.errors import (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rows import add, change, read
 
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.database import Connections
+from fastedgy.connections import Connections
 from fastedgy.errors import SignatureRefused
 from fastedgy.ids import new_id
 from fastedgy.queued_task.encoding import dumps
