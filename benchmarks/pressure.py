@@ -20,7 +20,7 @@ from benchmarks.tasks import noop
 from fastedgy.database import connect
 from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
-from fastedgy.store import overview
+from fastedgy.store import counts, history, overview
 
 PINNED = 500_000
 PINNED_SECONDS = 30.0
@@ -167,14 +167,14 @@ async def _commands(url: str) -> Figures:
     connection, tables = await connect(url), Tables()
 
     async def status() -> None:
-        await overview.count_states(connection, tables)
-        await overview.queue_depths(connection, tables)
+        states = await counts.count_states(connection, tables)
+        await counts.queue_depths(connection, tables, enqueued=states.counts["enqueued"])
         await overview.list_workers(connection, tables)
 
     async def stats() -> None:
-        await overview.count_states(connection, tables)
-        await overview.last_hour(connection, tables)
-        await overview.name_stats(connection, tables)
+        await counts.count_states(connection, tables)
+        await history.last_hour(connection, tables)
+        await history.names(connection, tables, seconds=86_400, limit=200)
         await overview.list_workers(connection, tables)
 
     found: Figures = {}

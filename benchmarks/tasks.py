@@ -35,3 +35,13 @@ async def traced(number: int) -> None:
 
 async def probe(number: int) -> None:
     """Nothing, under a name of its own."""
+
+
+async def add_one(number: int) -> int:
+    """The next number: what a link of a chain passes on."""
+    return number + 1
+
+
+async def total(numbers: list[int]) -> int:
+    """The sum of what many tasks returned."""
+    return sum(numbers)

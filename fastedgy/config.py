@@ -15,7 +15,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -242,6 +241,11 @@ class QueuedTaskConfig(_Checked):
         validation_alias=_queue_names("retention_days"),
         description="Days for which ended tasks are kept before the workers prune them.",
     )
+    key_retention_days: PositiveFloat = Field(
+        30,
+        validation_alias=_queue_names("key_retention_days"),
+        description="Days for which events that were sent and idempotency keys are kept.",
+    )
     task_modules: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         validation_alias=_queue_names("task_modules"),
@@ -255,14 +259,16 @@ class QueuedTaskConfig(_Checked):
         "With them, workers refuse what is not signed; closures can be tasks with them only.",
     )
 
-    admin_token: SecretStr | None = Field(
+    admin_token: str | None = Field(
         None,
+        repr=False,
         validation_alias=_queue_names("admin_token"),
         description="The secret of those who may see and change the queue over HTTP. Given, a "
         "FastEdgy application mounts the API and the dashboard.",
     )
-    admin_read_token: SecretStr | None = Field(
+    admin_read_token: str | None = Field(
         None,
+        repr=False,
         validation_alias=_queue_names("admin_read_token"),
         description="The secret of those who may only look, such as Prometheus.",
     )

@@ -18,14 +18,32 @@
     │   ├── InvalidFunction (TypeError)        not importable: lambda, method, nested, coroutine
     │   ├── InvalidArguments (TypeError)       do not fit the signature, or cannot travel as JSON
     │   └── InvalidOption (TypeError)          an unknown option, or a value it cannot have
-    ├── ParentNotFound (LookupError)           a `parent=` that is not in the table
+    ├── InvalidSchedule (ValueError)           a schedule that makes no sense: its cron, its times
+    ├── ScheduleNotFound (LookupError)         no schedule has that name
+    ├── ScheduleExists (ValueError)            the name of a new schedule is taken
+    ├── ParentNotFound (LookupError)           a `parent=` or an argument that is not in the table
+    ├── CircularWorkflow (ValueError)          tasks that would wait for each other
     ├── DuplicateTask                          the unique key is taken and duplicates are errors
     ├── NoOpenBuffer (RuntimeError)            `add_task` where nothing would ever write it
     ├── TaskNotFound (LookupError)             no row has that id
+    ├── BreakerNotFound (LookupError)          no circuit breaker has that name
     ├── AmbiguousId (LookupError)              an abbreviated id that several rows have
     ├── InvalidTransition (ValueError)         that state cannot be left that way
     ├── InvalidContext (ValueError)            a value that a task's context cannot hold
     ├── NotInTask (RuntimeError)               a task's own tools used outside a task
+    ├── WorkflowError                          steps, sagas, breakers and keys of a running task
+    │   ├── NotConnected (RuntimeError)        no application and no script is open here
+    │   ├── NotAsync (RuntimeError)            steps and waits in a sync task
+    │   ├── CannotWait (RuntimeError)          sleep() where no worker's slot can be freed
+    │   ├── InvalidStep (ValueError)           a name twice, a step in a step or a transaction …
+    │   ├── StepsChanged                       this release's steps are not those that were done
+    │   ├── StepFailed                         a failure of an earlier run, of an unknown class
+    │   ├── StepResultNotStored                the step is done, its result could not be stored
+    │   ├── TaskTakenOver                      the task is not this run's any more
+    │   ├── SagaCompensated                    a saga failed, and its steps are undone
+    │   ├── CompensationFailed                 a compensation failed to the end
+    │   └── CircuitOpen                        an open breaker let nobody through
+    ├── TooManyFollowers (RuntimeError)        as many streams of events are open as may
     ├── FunctionRefused                        a row names a function that the app does not offer
     ├── FunctionNotFound (LookupError)         a row names a function that is not in this release
     ├── ClosureRefused                         a closure that is unsigned, or signed by another key
@@ -38,6 +56,7 @@
     └── TaskOutcomeError                       what `wait()` raises
         ├── TaskFailed                         with the remote type, message and traceback
         ├── TaskCancelled                      (not asyncio's)
+        ├── ResultGone                         the task has no row (any more) to read a result from
         └── ResultNotStored                    the task is done, its result could not be stored
 
 `wait(timeout=…)` raises the built-in `TimeoutError` when the time is over.
@@ -45,6 +64,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 
@@ -134,14 +154,53 @@ class InvalidOption(InvalidTask, TypeError):
     """An unknown task option, or a value that it cannot have."""
 
 
+class InvalidSchedule(FastEdgyError, ValueError):
+    """A schedule makes no sense: its cron expression, its zone, its times or its name."""
+
+
+class ScheduleNotFound(FastEdgyError, LookupError):
+    """No schedule has that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No schedule has the name {name!r}. `fastedgy schedule list` shows which there are; "
+            "those that code declares appear when a worker or the application starts."
+        )
+        self.name = name
+
+
+class ScheduleExists(FastEdgyError, ValueError):
+    """A schedule of that name is there already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is a schedule {name!r} already. Change it with reschedule(), or remove it "
+            "first."
+        )
+        self.name = name
+
+
 class ParentNotFound(FastEdgyError, LookupError):
     """A parent is not in the table (never written, not committed yet, or pruned)."""
 
     def __init__(self, ids: list[UUID]) -> None:
         names = ", ".join(str(id) for id in ids)
         super().__init__(
-            f"No task has the id {names}, which was given as parent=. Nothing of this flush was "
-            "written. A parent must be committed, or be added in the same request and block."
+            f"No task has the id {names}, which was given as parent= or as an argument. Nothing of "
+            "this flush was written. A parent must be committed, or be added in the same request "
+            "and block."
+        )
+        self.ids = ids
+
+
+class CircularWorkflow(FastEdgyError, ValueError):
+    """Tasks would wait for each other, and so for ever. `ids` are those of the circle."""
+
+    def __init__(self, ids: list[UUID]) -> None:
+        names = ", ".join(str(id) for id in ids[:5]) + (", …" if len(ids) > 5 else "")
+        super().__init__(
+            f"The tasks {names} would wait for each other for ever. A task can wait for those that "
+            "were added before it, and return one that does not wait for it."
         )
         self.ids = ids
 
@@ -163,6 +222,16 @@ class NoOpenBuffer(FastEdgyError, RuntimeError):
             "add_task() was called outside a route, a task and a running event loop, so nothing "
             "would write the task. In a script, use `async with QueuedTasks() as tasks:`."
         )
+
+
+class BreakerNotFound(FastEdgyError, LookupError):
+    """No circuit breaker has that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No circuit breaker has the name {name!r}. A breaker is there once it was first used."
+        )
+        self.name = name
 
 
 class TaskNotFound(FastEdgyError, LookupError):
@@ -195,6 +264,149 @@ class NotInTask(FastEdgyError, RuntimeError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name}() works inside a running task only; no task is running here.")
+
+
+class WorkflowError(FastEdgyError):
+    """A step, a wait, a saga, a breaker or a key cannot do what was asked.
+
+    `final`: a task that raises it is not tried again by itself, since that would not help.
+    """
+
+    final = False
+
+
+class NotConnected(WorkflowError, RuntimeError):
+    """There is no application and no script here whose database could be used."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(
+            f"{word}() needs the queue's database: call it in a running application (its routes and"
+            " tasks), or in a script inside `async with QueuedTasks():`."
+        )
+
+
+class NotAsync(WorkflowError, RuntimeError):
+    """A step or a wait in a sync task, whose thread nobody can stop or free."""
+
+    final = True
+
+    def __init__(self, word: str, task: str) -> None:
+        super().__init__(
+            f"{word}() works in async tasks only, and {task} is a sync function. Write `async def`;"
+            " the functions of its steps may stay sync."
+        )
+
+
+class CannotWait(WorkflowError, RuntimeError):
+    """The task has no worker whose slot could be freed."""
+
+    final = True
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            f"{task} is not run by a worker (it is an in-process task, or a test's), so it cannot "
+            "sleep or wait for an event. Add it with QueuedTasks."
+        )
+
+
+class InvalidStep(WorkflowError, ValueError):
+    """A step cannot be made like that: its name, its place or its compensation."""
+
+    final = True
+
+
+class StepsChanged(WorkflowError):
+    """The steps that were done are not those that this release of the task makes."""
+
+    final = True
+
+    def __init__(self, task: str, what: str) -> None:
+        super().__init__(
+            f"The steps of {task} are not those of the release that began it: {what}. Nothing was "
+            "run. Run this task with the release that began it and `fastedgy queue retry`, or give "
+            "the changed task another name."
+        )
+
+
+class StepFailed(WorkflowError):
+    """A step failed in an earlier run, and the class of its exception is not to be found here."""
+
+    def __init__(self, name: str, error_type: str, error_message: str) -> None:
+        super().__init__(f"The step {name!r} failed: {error_type}: {error_message}")
+        self.name = name
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class StepResultNotStored(WorkflowError):
+    """The step was made, but what it returned could not be stored, so nobody can go on from it."""
+
+    final = True
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"{name!r} was made, but its result could not be stored: {reason}. Return plain values,"
+            " or where the data is."
+        )
+        self.name = name
+
+
+class TaskTakenOver(WorkflowError):
+    """The task is not this run's any more: it was rescued, cancelled or removed meanwhile."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            f"{task} is not this run's any more (it was taken back, or has no row), so this run "
+            "may not go on with its steps."
+        )
+
+
+class SagaCompensated(WorkflowError):
+    """A saga failed, and what it had done is undone.
+
+    Uncaught, it ends its task as `done` with `result`: `status`, `compensations`, `error`.
+    """
+
+    def __init__(self, saga: str, result: dict[str, Any]) -> None:
+        super().__init__(f"The saga {saga!r} was compensated: {result.get('error')}")
+        self.saga = saga
+        self.result = result
+
+
+class CompensationFailed(WorkflowError):
+    """A compensation failed as often as it may. `fastedgy queue retry` goes on with it."""
+
+    final = True
+
+    def __init__(self, saga: str, step: str, reason: str) -> None:
+        super().__init__(
+            f"The saga {saga!r} is not undone: the compensation of {step!r} failed to the end: "
+            f"{reason}. Remove the cause, then `fastedgy queue retry` goes on with it."
+        )
+        self.saga = saga
+        self.step = step
+
+
+class CircuitOpen(WorkflowError):
+    """The breaker is open, or half open and being probed. `retry_after` is in seconds."""
+
+    def __init__(self, name: str, retry_after: float, error: str | None) -> None:
+        because = f" (last error: {error})" if error else ""
+        super().__init__(
+            f"The circuit breaker {name!r} is open{because}; try again in {retry_after:.1f} s."
+        )
+        self.name = name
+        self.retry_after = retry_after
+
+
+class TooManyFollowers(FastEdgyError, RuntimeError):
+    """As many streams of events are open in this process as may be."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit:,} streams of events are open in this process, and no more may be. Try again "
+            "later, or ask for the state instead."
+        )
 
 
 class FunctionRefused(FastEdgyError):
@@ -296,3 +508,7 @@ class TaskCancelled(TaskOutcomeError):
 
 class ResultNotStored(TaskOutcomeError):
     """The task is done, but what it returned could not be stored as JSON."""
+
+
+class ResultGone(TaskOutcomeError):
+    """A task that was given as an argument has no row (any more), so there is no result of it."""

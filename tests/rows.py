@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,12 +16,13 @@ from helpers import eventually
 from fastedgy.database import connect
 from fastedgy.ids import new_id
 from fastedgy.models.tables import Tables
-from fastedgy.store import claim, outcomes
+from fastedgy.store import claim, outcomes, rollups
 from fastedgy.store.finish import Finished, finish_any
 from fastedgy.store.insert import Inserted, insert
 from fastedgy.store.newtask import NewTask, Spec
 from fastedgy.store.notify import SILENT, Channels
 from fastedgy.store.outcomes import Outcome
+from fastedgy.store.rollups import EPOCH, EVER, HOUR, MINUTE, RollupKey, Tally, bucket
 from fastedgy.worker.lanes import BEGINNING
 
 TABLES = Tables()
@@ -152,6 +154,31 @@ async def change(connection: asyncpg.Connection, id: UUID, **columns: Any) -> No
     await connection.execute(
         f"UPDATE queued_tasks SET {names} WHERE id = $1", id, *columns.values()
     )
+
+
+async def count_runs(
+    connection: asyncpg.Connection,
+    *seconds: float,
+    name: str = "shop.send",
+    queue: str = "default",
+    failed: int = 0,
+    retried: int = 0,
+    waited: float = 0.01,
+    ago: float = 0,
+    worker: UUID = WORKER,
+) -> None:
+    """Count tasks that took so many seconds each, as a worker would have `ago` seconds ago."""
+    tally = Tally(done=len(seconds), failed=failed, retried=retried, run_seconds=sum(seconds))
+    for each in seconds:
+        tally.runs[bucket(each)] += 1
+    tally.waits[bucket(waited)] = len(seconds) + failed + retried
+    at = time.time() - ago
+    rows = [
+        (RollupKey(span, datetime.fromtimestamp(at - at % span, UTC), queue, name), tally)
+        for span in (MINUTE, HOUR)
+    ]
+    rows.append((RollupKey(EVER, EPOCH, queue, name), tally))
+    await rollups.write(connection, TABLES, worker, rows)
 
 
 @asynccontextmanager

@@ -79,9 +79,9 @@ async def test_a_projects_models_are_made_changed_and_dropped(project: Path, url
 
     # One after the other, and back again.
     undone = await migrate.downgrade(url, "base")
-    assert len(undone) == 3
+    assert len(undone) == 4
     assert await tables(url) == {migrate.VERSION_TABLE}
-    assert len(await migrate.upgrade(url)) == 3
+    assert len(await migrate.upgrade(url)) == 4
 
 
 async def test_columns_that_a_project_adds_to_the_tasks_are_migrated(url: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from fastedgy.errors import (
     SchemaOutdated,
 )
 from fastedgy.models.queued_task import BaseQueuedTask
+from fastedgy.models.tables import Tables
 
 TABLES = """
 SELECT relname FROM pg_class
  WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY relname
 """
-SHIPPED = {"queued_tasks", "queued_task_links", "queued_task_logs", "queued_task_workers"}
+SHIPPED = set(asdict(Tables()).values())
+REVISIONS = ["fastedgy_0001", "fastedgy_0002"]
+"""The shipped revisions, the oldest first."""
 
 
 @pytest.fixture(autouse=True)
@@ -104,10 +108,10 @@ async def test_upgrading_makes_the_tables_and_says_what_was_applied(
 ) -> None:
     before = await migrate.status(empty_database_url)
     assert before.current == []
-    assert before.pending == [migrate.NEEDED_REVISION]
+    assert before.pending == REVISIONS
     assert not before.up_to_date
 
-    assert await migrate.upgrade(empty_database_url) == [migrate.NEEDED_REVISION]
+    assert await migrate.upgrade(empty_database_url) == REVISIONS
     assert await migrate.upgrade(empty_database_url) == []
 
     after = await migrate.status(empty_database_url)
@@ -122,11 +126,19 @@ async def test_status_changes_nothing(empty_database_url: str) -> None:
 
 
 async def test_downgrading_to_base_takes_everything_away_and_can_be_redone(url: str) -> None:
-    assert await migrate.downgrade(url, "base") == [migrate.NEEDED_REVISION]
+    assert await migrate.downgrade(url, "base") == REVISIONS[::-1]
     assert await tables(url) == {migrate.VERSION_TABLE}
     with pytest.raises(SchemaOutdated):
         await check(url)
-    assert await migrate.upgrade(url) == [migrate.NEEDED_REVISION]
+    assert await migrate.upgrade(url) == REVISIONS
+    await check(url)
+
+
+async def test_the_newest_revision_can_be_taken_back_and_applied_again(url: str) -> None:
+    assert await migrate.downgrade(url, REVISIONS[0]) == REVISIONS[:0:-1]
+    with pytest.raises(SchemaOutdated):
+        await check(url)
+    assert await migrate.upgrade(url) == REVISIONS[1:]
     await check(url)
 
 
@@ -134,7 +146,7 @@ async def test_ten_at_once_in_one_process_apply_each_revision_once(
     empty_database_url: str,
 ) -> None:
     applied = await asyncio.gather(*(migrate.upgrade(empty_database_url) for _ in range(10)))
-    assert sorted(applied) == [[]] * 9 + [[migrate.NEEDED_REVISION]]
+    assert sorted(applied) == [[]] * 9 + [REVISIONS]
 
 
 def test_ten_processes_at_once_apply_each_revision_once(empty_database_url: str) -> None:
@@ -150,7 +162,7 @@ def test_ten_processes_at_once_apply_each_revision_once(empty_database_url: str)
     ]
     outputs = [process.communicate()[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 10
-    assert sorted(outputs) == [""] * 9 + [migrate.NEEDED_REVISION]
+    assert sorted(outputs) == [""] * 9 + [" ".join(REVISIONS)]
 
 
 async def test_renamed_tables_are_made_under_their_names(empty_database_url: str) -> None:
@@ -176,7 +188,7 @@ async def test_a_server_with_serializable_as_default_is_migrated_all_the_same(
         f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable',
     )
     applied = await asyncio.gather(*(migrate.upgrade(empty_database_url) for _ in range(4)))
-    assert sum(map(len, applied)) == 1
+    assert sum(map(len, applied)) == len(REVISIONS)
 
 
 # -- The project's own revisions -------------------------------------------------------------------
@@ -188,10 +200,9 @@ async def test_the_projects_revisions_come_after_those_they_depend_on(
     revision(project, "one", "op.execute('CREATE TABLE notes (task uuid REFERENCES queued_tasks)')")
     revision(project, "two", "op.execute('ALTER TABLE notes ADD text text')", after="one")
 
-    assert (await migrate.status(empty_database_url)).pending == [
-        migrate.NEEDED_REVISION, "one", "two"
-    ]  # fmt: skip
-    assert await migrate.upgrade(empty_database_url) == [migrate.NEEDED_REVISION, "one", "two"]
+    expected = [*REVISIONS, "one", "two"]
+    assert (await migrate.status(empty_database_url)).pending == expected
+    assert await migrate.upgrade(empty_database_url) == expected
     assert (await migrate.status(empty_database_url)).up_to_date
     assert "notes" in await tables(empty_database_url)
     # Alembic's table holds "two" only; the shipped revision below it is known all the same.
@@ -260,7 +271,7 @@ async def test_tables_of_an_older_release_are_outdated(
 ) -> None:
     await migrate.check(connection)
     monkeypatch.setattr(migrate, "NEEDED_REVISION", "fastedgy_9999")
-    with pytest.raises(SchemaOutdated, match=r"at fastedgy_0001.*needs fastedgy_9999.*db migrate"):
+    with pytest.raises(SchemaOutdated, match=r"at fastedgy_0002.*needs fastedgy_9999.*db migrate"):
         await migrate.check(connection)
 
 
@@ -292,7 +303,7 @@ def missing_url(server_url: str) -> Iterator[str]:
 async def test_a_database_is_created_once(missing_url: str) -> None:
     created = await asyncio.gather(*(migrate.createdb(missing_url) for _ in range(5)))
     assert sorted(created) == [False] * 4 + [True]
-    assert await migrate.upgrade(missing_url) == [migrate.NEEDED_REVISION]
+    assert await migrate.upgrade(missing_url) == REVISIONS
 
 
 async def test_a_missing_database_is_one_sentence_with_the_cure(missing_url: str) -> None:

@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.text import Text
+
+from fastedgy.wording import count as count
+from fastedgy.wording import duration as duration
 
 STATE_STYLES = {
     "scheduled": "light_slate_grey",
@@ -88,31 +91,3 @@ def shown(value: object, *, lines: bool = False) -> str:
         each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
         for each in text
     )
-
-
-def duration(seconds: float | timedelta | None) -> str:
-    """A span of time in the unit that fits: 3 ms, 1.2 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
-    if seconds is None:
-        return "-"
-    if isinstance(seconds, timedelta):
-        seconds = seconds.total_seconds()
-    seconds = max(0.0, seconds)
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller_size, smaller in (
-        (86_400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 task`, `1,200 tasks`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import click
 
+from fastedgy.admin import stats as figures
+from fastedgy.admin.overview import judge
 from fastedgy.cli import queue_actions, queue_show
 from fastedgy.cli.context import CliContext, pass_cli_context
 from fastedgy.cli.options import as_json, moment, names
@@ -25,7 +27,7 @@ from fastedgy.cli.tables import (
     trouble_table,
     troubles,
 )
-from fastedgy.store import find, overview
+from fastedgy.store import counts, find, history, overview, queues
 from fastedgy.store.find import STATES, TaskFilters
 
 # Below this many columns a listing shows the last digits of the ids only.
@@ -106,8 +108,10 @@ async def status(context: CliContext, as_json: bool) -> None:
     """Show how it stands: tasks, queues and workers."""
     lease = context.config.lease
     async with context.queue() as (connection, tables):
-        states = await overview.count_states(connection, tables)
-        queues = await overview.queue_depths(connection, tables)
+        states = await counts.count_states(connection, tables)
+        pending = states.counts["enqueued"]
+        depths = await counts.queue_depths(connection, tables, enqueued=pending)
+        rules = await queues.read_rules(connection, tables)
         processes = await overview.list_workers(connection, tables)
     workers = [worker for worker in processes if not worker.is_web]
     in_process = overview.in_process([row for row in processes if row.is_alive(lease)])
@@ -115,19 +119,27 @@ async def status(context: CliContext, as_json: bool) -> None:
     if as_json:
         counted = {"servers": summary.servers, "processes": summary.processes,
                    "slots": summary.slots, "busy": summary.busy}  # fmt: skip
-        told = {"in_process": in_process} if in_process else {}
-        print_json({"states": states, "queues": queues, "workers": counted, **told})
+        told: dict[str, Any] = {"in_process": in_process} if in_process else {}
+        if states.estimated:
+            told["estimated"] = sorted(states.estimated)
+        lines = {
+            name: {"depth": each.depth, "oldest_due_seconds": each.oldest_due_seconds}
+            | ({"estimated": True} if each.estimated else {})
+            for name, each in depths.items()
+        }
+        print_json({"states": states.counts, "queues": lines, "workers": counted, **told})
         return
     alive = [worker for worker in workers if worker.is_alive(lease)]
     console = terminal()
-    console.print(status_sentence(states, queues, workers, lease=lease))
+    judged = judge(states.counts, depths, workers, lease=lease, paused=rules.paused)
+    console.print(status_sentence(judged))
     console.print()
-    console.print(status_table(states["enqueued"], summary, maximum=_maximum(context, alive)))
+    console.print(status_table(states, summary, maximum=_maximum(context, alive)))
     console.print()
     console.print(state_table(states))
-    if queues:
+    if depths:
         console.print()
-        console.print(queue_table(queues, alive))
+        console.print(queue_table(depths, alive))
     if in_process:
         console.print()
         console.print(in_process_table(in_process))
@@ -143,21 +155,28 @@ def _maximum(context: CliContext, alive: list[overview.WorkerRow]) -> int:
 
 
 @queue.command()
+@click.option(
+    "--hours", type=click.FloatRange(0, 8784, min_open=True), default=24, show_default=True,
+    help="The span that the names are looked at for.",
+)  # fmt: skip
 @as_json
 @pass_cli_context
-async def stats(context: CliContext, as_json: bool) -> None:
+async def stats(context: CliContext, hours: float, as_json: bool) -> None:
     """Show how the tasks went: totals, the last hour, and each name.
 
-    In a large table, the last hour is that of the newest million tasks and all that were made
-    within it, and the names are those of the newest 200,000 tasks.
+    The last hour and the names are what the workers counted, a few seconds behind at most. Totals
+    with a ~ are estimates: there are too many tasks to be counted in a moment.
     """
     async with context.queue() as (connection, tables):
-        states = await overview.count_states(connection, tables)
-        hour = await overview.last_hour(connection, tables)
-        by_name = await overview.name_stats(connection, tables)
+        states = await counts.count_states(connection, tables)
+        hour = await history.last_hour(connection, tables)
+        by_name = await figures.names(connection, tables, hours=hours)
         workers = await overview.list_workers(connection, tables)
     if as_json:
-        print_json({"states": states, "last_hour": hour, "names": by_name})
+        told = {"estimated": sorted(states.estimated)} if states.estimated else {}
+        words = ("name", "done", "failed", "duration_ms_p50", "duration_ms_p95")
+        lines = [{word: getattr(each, word) for word in words} for each in by_name]
+        print_json({"states": states.counts, "last_hour": hour, "names": lines, **told})
         return
     console = terminal()
     console.print(state_table(states, total=True))

@@ -37,6 +37,7 @@ SHIPPED = {
     "demo": Shipped("fastedgy.cli.demo", "See it work: a server, two workers and real tasks."),
     "serve": Shipped("fastedgy.cli.serve", "Serve the application over HTTP."),
     "queue": Shipped("fastedgy.cli.queue", "Run workers, and see and steer the tasks."),
+    "schedule": Shipped("fastedgy.cli.schedule", "See and steer what runs on a timetable."),
     "db": Shipped("fastedgy.cli.db", "Create, migrate and watch the database."),
 }
 

@@ -10,34 +10,33 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from fastedgy.cli.output import count, duration, shown, state_text
+from fastedgy.admin.overview import Judgement
+from fastedgy.admin.types import NameStats
+from fastedgy.cli.output import duration, shown, state_text
+from fastedgy.store.counts import QueueDepth, StateCounts
 from fastedgy.store.details import LogRow, TaskDetails
 from fastedgy.store.find import ENDED, TaskRow
-from fastedgy.store.overview import (
-    NameStats,
-    QueueDepth,
-    WorkerRow,
-    WorkerSummary,
-    worker_summary,
-)
+from fastedgy.store.overview import WorkerRow, WorkerSummary, worker_summary
 
 LEVEL_STYLES = {"debug": "grey50", "warning": "orange3", "error": "red3", "critical": "bold red3"}
 
 EVERYDAY = frozenset(
     ("claimed", "done", "failed", "retried", "cancelled", "interrupted", "snoozed", "timeouts",
-     "handed_back", "promoted", "pruned")
+     "handed_back", "promoted", "fired", "pruned", "memory_mb")
 )  # fmt: skip
 """Counters of the workers that tell of work, and not of trouble."""
 
 TROUBLES = {
     "unknown": "tasks whose function no module has",
     "refused": "tasks refused as forged or not offered",
+    "misfired": "due times of schedules that gave no task of their own",
     "fenced": "outcomes dropped, since the task was taken over",
     "rescued": "tasks taken back from lost workers",
     "log_lines_dropped": "log lines beyond QUEUE_LOG_LIMIT",
     "loop_blocked": "event loop blocked for more than a second",
     "connections_lost": "connections to the database lost",
     "errors": "errors of the worker itself (see its log)",
+    "deaf": "workers that hear no notifications and poll",
 }
 
 
@@ -49,63 +48,25 @@ def _table(*headers: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def status_sentence(
-    states: Mapping[str, int],
-    queues: Mapping[str, QueueDepth],
-    workers: Sequence[WorkerRow],
-    *,
-    lease: float,
-) -> Text:
+SENTENCE_STYLES = {"healthy": "", "degraded": "orange3", "unhealthy": "red3"}
+
+
+def status_sentence(judged: Judgement) -> Text:
     """How it stands, in one sentence; the worst first, with its cure."""
-    alive = [worker for worker in workers if worker.is_alive(lease)]
-    pending = states["enqueued"]
-    if not alive:
-        later = states["scheduled"] + states["waiting"]
-        if not pending + states["doing"] + later:
-            return Text("Nothing to do, and no worker runs.")
-        what = f"{count(pending, 'task')} {'waits' if pending == 1 else 'wait'}"
-        return Text(f"{what} and no worker runs. Start some: fastedgy queue start", style="red3")
-    unserved = {
-        name: queue.depth
-        for name, queue in queues.items()
-        if queue.depth and not any(worker.serves(name) for worker in alive)
-    }
-    if unserved:
-        name, depth = max(unserved.items(), key=lambda item: item[1])
-        waits = f"{count(depth, 'task')} {'waits' if depth == 1 else 'wait'}"
-        return Text(
-            f"Queue {shown(name)} has no worker; {waits}. "
-            f"Start one: fastedgy queue start --queues {shown(name)}",
-            style="red3",
-        )
-    silent = len(workers) - len(alive)
-    if silent:
-        return Text(
-            f"{count(silent, 'worker')} gave no sign of life for {duration(lease)}; "
-            "the others take over the tasks.",
-            style="orange3",
-        )
-    if not pending:
-        running, held = states["doing"], states["waiting"]
-        if running and held:
-            verb = "runs" if running == 1 else "run"
-            wait = "waits" if held == 1 else "wait"
-            return Text(
-                f"All well: {count(running, 'task')} {verb}, {count(held, 'task')} {wait} for "
-                "parents, and nothing else waits."
-            )
-        return Text("All well: nothing waits in the line.")
-    oldest = max((queue.oldest_due_seconds for queue in queues.values()), default=0.0)
-    return Text(
-        f"All well: {count(pending, 'task')} in the line, the oldest for {duration(oldest)}."
-    )
+    return Text(shown(judged.sentence), style=SENTENCE_STYLES[judged.level])
 
 
-def status_table(pending: int, summary: WorkerSummary, *, maximum: int) -> Table:
+def _number(number: int, *, estimated: bool) -> str:
+    """`1,200`, or `~1,200` for an estimate."""
+    return f"{'~' if estimated else ''}{number:,}"
+
+
+def status_table(states: StateCounts, summary: WorkerSummary, *, maximum: int) -> Table:
     """The figures on top of `queue status`. `maximum` is how many processes there may be."""
     table = _table("", "")
     table.show_header = False
-    table.add_row("Pending Tasks", f"{pending:,}")
+    pending = _number(states.counts["enqueued"], estimated="enqueued" in states.estimated)
+    table.add_row("Pending Tasks", pending)
     table.add_row("Active Servers", f"{summary.servers:,}")
     table.add_row("Total Workers", f"{summary.processes:,}/{max(maximum, summary.processes):,}")
     table.add_row("Active Workers", f"{summary.active:,}")
@@ -114,13 +75,14 @@ def status_table(pending: int, summary: WorkerSummary, *, maximum: int) -> Table
     return table
 
 
-def state_table(states: Mapping[str, int], *, total: bool = False) -> Table:
-    """How many tasks are in each state."""
+def state_table(states: StateCounts, *, total: bool = False) -> Table:
+    """How many tasks are in each state; estimates with a `~`."""
     table = _table("State", "Tasks", right=["Tasks"])
-    for state, number in states.items():
-        table.add_row(state_text(state), f"{number:,}")
+    for state, number in states.counts.items():
+        table.add_row(state_text(state), _number(number, estimated=state in states.estimated))
     if total:
-        table.add_row("total", f"{sum(states.values()):,}", style="bold")
+        number = _number(states.total, estimated=bool(states.estimated))
+        table.add_row("total", number, style="bold")
     return table
 
 
@@ -131,7 +93,7 @@ def queue_table(queues: Mapping[str, QueueDepth], workers: Sequence[WorkerRow]) 
         serving = sum(worker.serves(name) for worker in workers)
         table.add_row(
             Text(shown(name)),
-            f"{queue.depth:,}",
+            _number(queue.depth, estimated=queue.estimated),
             duration(queue.oldest_due_seconds) if queue.depth else "-",
             Text(str(serving), style="" if serving or not queue.depth else "red3"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import logging
 import sys
@@ -89,6 +90,10 @@ class Plan:
             return None
         try:
             return rebuild(value)
+        except orjson.JSONEncodeError:
+            # Parents that came to nothing have their errors there, which no JSON and hardly an
+            # annotation can say: the function gets what there is.
+            return value
         except ValueError as error:  # Pydantic's ValidationError is one
             raise InvalidArguments(
                 f"{self._function}: {name!r} cannot be rebuilt from its JSON: "
@@ -121,6 +126,26 @@ def _annotations(call: Callable[..., Any], shape: Shape, function: str) -> dict[
                 continue
         evaluated[name] = annotation
     return evaluated
+
+
+def result_rebuilder(call: Callable[..., Any]) -> Rebuild | None:
+    """A function from JSON to what `call` says it returns; None where JSON gives that back."""
+    target = inspect.unwrap(call)
+    annotation = getattr(target, "__annotations__", {}).get("return", Parameter.empty)
+    if isinstance(annotation, str):
+        try:
+            annotation = _evaluate(annotation, getattr(target, "__globals__", {}))
+        except Exception:  # logged where parameters are rebuilt; a result then is plain JSON
+            return None
+    try:
+        return _remembered_rebuilder(annotation)
+    except TypeError:  # unhashable
+        return _rebuilder(annotation)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _remembered_rebuilder(annotation: Any) -> Rebuild | None:
+    return _rebuilder(annotation)
 
 
 def _evaluate(annotation: str, namespace: dict[str, Any]) -> Any:

@@ -13,7 +13,14 @@ from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption
 from fastedgy.queued_task.annotations import Plan
 from fastedgy.queued_task.backoff import backoff, seconds_of
-from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
+from fastedgy.queued_task.encoding import (
+    HoldsTask,
+    IdOf,
+    NotEncodable,
+    clean,
+    dumps,
+    dumps_references,
+)
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions, options_of
 from fastedgy.queued_task.signatures import Shape
 
@@ -21,6 +28,8 @@ logger = logging.getLogger("queued_task")
 
 # What a redacted value looks like.
 REDACTED = "••••••"
+
+LONGEST_KEY = 500
 
 # The path of a function that travels in its row. No import path looks like this.
 CLOSURE = "<closure>:"
@@ -58,14 +67,29 @@ class TaskFunction:
         """The arguments as the JSON texts of a row: a list and an object.
 
         Raises InvalidArguments, naming the parameter, when they do not fit the signature or cannot
-        travel as JSON.
+        travel as JSON; HoldsTask when there are tasks among them.
         """
         if not self._shape.fits(args, kwargs):
             raise self._shape.misfit(self.name, args, kwargs)
         try:
             return (dumps(args) if args else "[]", dumps(kwargs) if kwargs else "{}")
+        except HoldsTask:
+            raise
         except NotEncodable as error:
-            raise self._unencodable(args, kwargs, error) from None
+            raise self._unencodable(args, kwargs, error, dumps) from None
+
+    def bind_tasks(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], id_of: IdOf
+    ) -> tuple[str, str]:
+        """Like `bind`, for arguments with tasks among them: see `dumps_references`."""
+
+        def write(value: Any) -> str:
+            return dumps_references(value, id_of)
+
+        try:
+            return write(list(args)), write(dict(kwargs))
+        except NotEncodable as error:
+            raise self._unencodable(args, kwargs, error, write) from None
 
     def rebuild(self, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a row as the function wants them. Injected ones are not among them.
@@ -101,14 +125,29 @@ class TaskFunction:
         template = self.options.unique_key
         if given.unique_key is not None or template is None:
             return given.unique_key
+        return self.filled("unique_key", template, args, kwargs)
+
+    def filled(
+        self, option: str, template: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> str:
+        """What a template such as `"report:{report_id}"` is for these arguments.
+
+        Raises InvalidOption when it cannot be filled, or is too long then.
+        """
         if "{" not in template and "}" not in template:
             return template
         try:
-            return clean(template.format_map(self._shape.bound(args, kwargs)))
+            key = clean(template.format_map(self._shape.bound(args, kwargs)))
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise InvalidOption(
-                f"{self.name}: unique_key={template!r} cannot be filled: {error!r}."
+                f"{self.name}: {option}={template!r} cannot be filled: {error!r}."
             ) from None
+        if len(key) > LONGEST_KEY:
+            raise InvalidOption(
+                f"{self.name}: {option}={template!r} has {len(key)} characters with these "
+                f"arguments; at most {LONGEST_KEY} are allowed. Use an id or a hash."
+            )
+        return key
 
     def redacted(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -150,14 +189,18 @@ class TaskFunction:
         return backoff(attempt, base=config.retry_backoff, max=config.retry_backoff_max)
 
     def _unencodable(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], error: NotEncodable
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        error: NotEncodable,
+        write: Callable[[Any], str],
     ) -> InvalidArguments:
         """Find the argument at fault: encoding all of them at once does not tell."""
         named = [(self._shape.parameter_at(index), value) for index, value in enumerate(args)]
         for name, value in [*named, *kwargs.items()]:
             try:
-                dumps(name)
-                dumps(value)
+                write(name)
+                write(value)
             except NotEncodable as fault:
                 shown = clean(name)
                 return InvalidArguments(

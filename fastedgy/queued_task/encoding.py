@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -30,6 +31,19 @@ _CURES = {
 }
 
 
+REFERENCE = "$ref"
+"""The one key of the object that stands for a task's result in the arguments of another.
+
+Only where a row says that it takes results. There, a dict of the caller's own that looks like one
+(or like one that is escaped) has a further "$" before its key.
+"""
+
+_LOOKS_LIKE_ONE = re.compile(r"\$+ref")
+
+IdOf = Callable[[Any], UUID]
+"""The id of a task that is among the arguments."""
+
+
 class NotEncodable(ValueError):
     """A value that cannot travel as JSON.
 
@@ -41,6 +55,10 @@ class NotEncodable(ValueError):
         super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
         self.reason = reason
+
+
+class HoldsTask(NotEncodable):
+    """There is a task among the values. Arguments may hold some: see `dumps_references`."""
 
 
 def dumps(value: Any) -> str:
@@ -59,6 +77,43 @@ def dumps(value: Any) -> str:
     if b"null" in encoded or b"\\u0000" in encoded:
         return _careful(value)
     return encoded.decode()
+
+
+def dumps_references(value: Any, id_of: IdOf) -> str:
+    """Like `dumps`, for arguments with tasks among them: each is written as the place of its result.
+
+    Raises NotEncodable.
+    """
+    try:
+        return orjson.dumps(_plain(value, "", 0, id_of)).decode()
+    except RecursionError:
+        raise NotEncodable("", "is nested too deeply, or contains itself") from None
+
+
+def references(value: Any) -> list[str]:
+    """The ids, as text, of the tasks whose results have a place in the arguments of a row."""
+    found: list[str] = []
+
+    def note(id: str) -> None:
+        found.append(id)
+
+    filled(value, note)
+    return found
+
+
+def filled(value: Any, result_of: Callable[[str], Any]) -> Any:
+    """The arguments of a row that takes results, with `result_of(id)` in their places."""
+    if type(value) is list:
+        return [filled(item, result_of) for item in value]
+    if type(value) is dict:
+        if len(value) == 1:
+            [(key, item)] = value.items()
+            if key == REFERENCE:
+                return result_of(item)
+            if _LOOKS_LIKE_ONE.fullmatch(key):
+                return {key[1:]: filled(item, result_of)}
+        return {key: filled(item, result_of) for key, item in value.items()}
+    return value
 
 
 def loads(text: str | bytes) -> Any:
@@ -100,6 +155,8 @@ def _careful(value: Any) -> str:
 def _default(value: Any) -> Any:
     """What stands for a value that orjson does not know."""
     kind = type(value)
+    if hasattr(kind, "__queued_task__"):
+        raise HoldsTask("", "a task cannot travel as JSON here; wait for its result, and pass that")
     if hasattr(kind, "__pydantic_serializer__") and not isinstance(value, type):
         return _model(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -157,13 +214,13 @@ def _refuse_secrets(value: Any, path: str, depth: int) -> None:
             _refuse_secrets(item, f"{path}.{name}", depth + 1)
 
 
-def _plain(value: Any, path: str, depth: int) -> Any:
+def _plain(value: Any, path: str, depth: int, id_of: IdOf | None = None) -> Any:
     """`value` in JSON's own types. Raises NotEncodable at the first place that cannot be."""
     kind = type(value)
     if value is None or kind is bool:
         return value
     if kind not in _JSON and isinstance(value, Enum):
-        return _plain(value.value, path, depth)
+        return _plain(value.value, path, depth, id_of)
     if isinstance(value, str):
         reason = fault_of(value)
         if reason is not None:
@@ -180,17 +237,34 @@ def _plain(value: Any, path: str, depth: int) -> Any:
     if depth >= _DEEPEST:
         raise NotEncodable("", "is nested too deeply, or contains itself")
     if isinstance(value, dict):
-        return {
-            _key(key, path): _plain(item, f"{path}[{key!r}]", depth + 1)
+        plain = {
+            _key(key, path): _plain(item, f"{path}[{key!r}]", depth + 1, id_of)
             for key, item in value.items()
         }
+        if id_of is not None and len(plain) == 1:
+            [(key, item)] = plain.items()
+            if _LOOKS_LIKE_ONE.fullmatch(key):
+                return {f"${key}": item}
+        return plain
     if isinstance(value, list) or kind is tuple:
-        return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [
+            _plain(item, f"{path}[{index}]", depth + 1, id_of) for index, item in enumerate(value)
+        ]
+    if id_of is not None and hasattr(kind, "__queued_task__"):
+        return _referred(value, path, depth, id_of)
     try:
         stand_in = _default(value)
     except NotEncodable as error:
-        raise NotEncodable(path + error.path, error.reason) from None
-    return _plain(stand_in, path, depth + 1)
+        raise type(error)(path + error.path, error.reason) from None
+    return _plain(stand_in, path, depth + 1, id_of)
+
+
+def _referred(value: Any, path: str, depth: int, id_of: IdOf) -> Any:
+    """What is written for a task, or for a bundle of them."""
+    meant = value.__queued_task__()
+    if meant is value:
+        return {REFERENCE: str(id_of(value))}
+    return _plain(meant, path, depth + 1, id_of)
 
 
 def _key(key: Any, path: str) -> str:

@@ -67,6 +67,22 @@ def resolve(path: str, config: QueuedTaskConfig) -> TaskFunction:
     return function
 
 
+def decorated() -> list[TaskFunction]:
+    """The functions with `@task` of the application's own modules, as far as they are imported.
+
+    In the order of their paths.
+    """
+    found: dict[str, TaskFunction] = {}
+    for name, module in list(sys.modules.items()):
+        if not _is_own(name) or _is_stdlib(name):
+            continue
+        for value in list(vars(module).values()):
+            if getattr(value, "__module__", None) == name and options_of(value) is not None:
+                function = describe(value)
+                found[function.path] = function
+    return [found[path] for path in sorted(found)]
+
+
 def _resolve(path: str, config: QueuedTaskConfig) -> TaskFunction:
     module_name, _, qualname = path.partition(":") if isinstance(path, str) else ("", "", "")
     parts = qualname.split(".")

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, overload
 from fastedgy.errors import InvalidFunction, InvalidOption
 from fastedgy.queued_task.backoff import Policy, policy, seconds_of
 from fastedgy.queued_task.encoding import fault_of
+from fastedgy.queued_task.rates import rate_of
 
 # Where `@task` leaves the options on the function.
 MARK = "__fastedgy_task__"
@@ -47,6 +48,12 @@ class TaskOptions:
     on_parent_failure: str | None = None
     auto_remove: bool | None = None
     redact: frozenset[str] | None = None
+    limit: int | None = None
+    per: str | None = None
+    rate: float | None = None
+    breaker: str | None = None
+    unique_for: float | None = None
+    unique_while: str | None = None
 
     @classmethod
     def of_function(cls, words: Mapping[str, Any]) -> TaskOptions:
@@ -95,7 +102,13 @@ def task(
     retry_on: Errors | None = None,
     no_retry_on: Errors | None = None,
     unique_key: str | None = None,
-    on_duplicate: Literal["existing", "error"] | None = None,
+    unique_for: float | timedelta | None = None,
+    unique_while: Literal["unfinished", "waiting"] | None = None,
+    on_duplicate: Literal["existing", "replace", "error"] | None = None,
+    limit: int | None = None,
+    per: str | None = None,
+    rate: str | float | None = None,
+    breaker: str | None = None,
     on_parent_failure: Literal["cancel", "run", "fail"] | None = None,
     auto_remove: bool | None = None,
     redact: str | Iterable[str] | None = None,
@@ -117,7 +130,15 @@ def task(func: Any = None, /, **words: Any) -> Any:
     - `retry_on`: retry these exceptions only. `no_retry_on`: never retry these; it wins.
     - `unique_key`: as long as a task with this key has not ended, no second one is written. Names
       of parameters in braces are filled: `"report:{report_id}"`.
-    - `on_duplicate`: `"existing"` (the ref is that of the task there is) or `"error"`.
+    - `unique_for`: seconds or a timedelta for which the key counts at least, counted from when the
+      task was added, should it end before. `unique_while`: `"unfinished"` (the default), or
+      `"waiting"`: a task that has started keeps no other out.
+    - `on_duplicate`: `"existing"` (the ref is that of the task there is), `"replace"` (the task
+      there is, if it has not started, becomes this call) or `"error"`.
+    - `limit`: so many of them run at once, on all workers together. `rate`: so many start, such as
+      `"10/s"`, `"100/m"` or `"5/h"`; a number is per second. `per`: what the limit and the rate are
+      counted for, such as `"customer:{customer_id}"`. Default: all tasks of this name.
+    - `breaker`: the circuit breaker that guards it; while that is open, it stays in the line.
     - `on_parent_failure`: `"cancel"`, `"run"` or `"fail"`. Default: `"cancel"`.
     - `auto_remove`: delete the row when the task is done, unless it has children, has logged an
       error, or somebody waits for it.
@@ -149,11 +170,13 @@ def _mark(func: Any, options: TaskOptions) -> None:
         raise InvalidFunction(f"@task is for functions; {func!r} is none.")
     parameters = inspect.signature(func).parameters
     where = f"@task of {getattr(func, '__qualname__', func)}"
-    for name in _placeholders(options.unique_key, where):
-        if name not in parameters:
-            raise InvalidOption(
-                f"{where}: unique_key={options.unique_key!r} names {name!r}, which is no parameter."
-            )
+    for option in ("unique_key", "per"):
+        template = getattr(options, option)
+        for name in _placeholders(option, template, where):
+            if name not in parameters:
+                raise InvalidOption(
+                    f"{where}: {option}={template!r} names {name!r}, which is no parameter."
+                )
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in () if takes_any else sorted(options.redact or ()):
         if name not in parameters:
@@ -164,18 +187,18 @@ def _mark(func: Any, options: TaskOptions) -> None:
         raise InvalidFunction(f"@task is for Python functions; {func!r} is none.") from None
 
 
-def _placeholders(key: str | None, where: str) -> list[str]:
+def _placeholders(option: str, key: str | None, where: str) -> list[str]:
     """The parameters that a key such as `"report:{report_id}"` is made of."""
     if key is None:
         return []
     try:
         parts = [field for _, field, _, _ in string.Formatter().parse(key) if field is not None]
     except ValueError as error:
-        raise InvalidOption(f"{where}: unique_key={key!r} is no template: {error}.") from None
+        raise InvalidOption(f"{where}: {option}={key!r} is no template: {error}.") from None
     names = [part.split(".")[0].split("[")[0] for part in parts]
     if not all(name.isidentifier() for name in names):
         raise InvalidOption(
-            f"{where}: unique_key={key!r} must name parameters in its braces; {{{{ is a brace."
+            f"{where}: {option}={key!r} must name parameters in its braces; {{{{ is a brace."
         )
     return names
 
@@ -216,6 +239,14 @@ _ELSEWHERE = {
     "lock": "unique_key",
     "task_name": "name",
     "retry_delay": "backoff",
+    "concurrency": "limit",
+    "max_concurrency": "limit",
+    "concurrency_limit": "limit",
+    "max_instances": "limit",
+    "rate_limit": "rate",
+    "throttle": "rate",
+    "concurrency_key": "per",
+    "unique_period": "unique_for",
 }
 
 
@@ -337,7 +368,13 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry_on": _errors,
     "no_retry_on": _errors,
     "unique_key": _text(500),
-    "on_duplicate": _one_of("existing", "error"),
+    "unique_for": _timeout,
+    "unique_while": _one_of("unfinished", "waiting"),
+    "on_duplicate": _one_of("existing", "replace", "error"),
+    "limit": _integer(1),
+    "per": _text(300),
+    "rate": rate_of,
+    "breaker": _text(200),
     "on_parent_failure": _one_of("cancel", "run", "fail"),
     "auto_remove": _yes_or_no,
     "redact": _redact,

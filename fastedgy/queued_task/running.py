@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+from fastedgy.errors import CannotWait
 from fastedgy.queued_task.encoding import NotEncodable, dumps, loads
 
 logger = logging.getLogger("queued_task")
@@ -28,7 +29,8 @@ class TaskRun:
     `attempt` counts from 1 and `max_retries` says how many follow the first; `run` tells this run
     from all others of the task. The author's code changes context and logs from the event loop or
     from threads. The worker's writer collects them by `take_context` and `take_logs` after `wake`
-    was called: once until the next collection, in whichever thread the change was made.
+    was called: once until the next collection, in whichever thread the change was made. `journal`
+    is what workflows keep of it; the attribute is missing in tasks without steps.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class TaskRun:
         "context_dirty",
         "function",
         "id",
+        "journal",
         "log_limit",
         "logs_dropped",
         "logs_taken",
@@ -77,6 +80,7 @@ class TaskRun:
         self.priority = priority
         self.wake = wake
         self.log_limit = log_limit
+        self.journal: Any
         self.buffer: Any = None  # what the task adds to the queue, kept by the producer's room
         self.context_dirty = False
         self.logs_taken = 0
@@ -89,6 +93,15 @@ class TaskRun:
 
     def __repr__(self) -> str:
         return f"<TaskRun {self.name} {self.id}, attempt {self.attempt}>"
+
+    @property
+    def sync(self) -> bool:
+        """Whether its function runs in a thread."""
+        return False
+
+    def suspend(self) -> None:
+        """Stop here, to go on in another run. Raises CannotWait where no worker runs it."""
+        raise CannotWait(self.name)
 
     @property
     def retries_left(self) -> int:

@@ -15,7 +15,8 @@ from fastedgy.errors import InvalidArguments
 _OPTIONS = frozenset(
     (
         *("queue", "channel", "priority", "delay", "at", "max_retries", "timeout", "name"),
-        *("unique_key", "on_duplicate", "on_parent_failure", "auto_remove"),
+        *("unique_key", "unique_for", "unique_while", "on_duplicate", "on_parent_failure"),
+        *("auto_remove", "limit", "per", "rate", "breaker"),
     )
 )
 

@@ -12,18 +12,25 @@ from uuid import UUID
 from fastedgy.store.newtask import NewTask, Spec
 
 if TYPE_CHECKING:
+    from fastedgy.queued_tasks.duplicates import Uniqueness
     from fastedgy.queued_tasks.ref import QueuedTaskRef
+
+
+Wish = tuple[str | None, bool]
+"""How a task is to be cancelled: for which reason, and whether with its whole tree."""
 
 
 class Pending(NewTask):
     """A task on its way to its row.
 
     `wanted` are its parents: ids, or refs whose id is known only once their unique key was looked
-    at. `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
+    at. `unsure`: such refs among its arguments, by the id that stands there for now.
+    `in_transaction`: a database transaction of the caller was open when it was added. `buffer`:
     where it was added to. `on_its_way`: it is being written, so it is too late to leave it out.
     """
 
-    __slots__ = ("buffer", "in_transaction", "on_duplicate", "on_its_way", "ref", "wanted")
+    __slots__ = ("buffer", "in_transaction", "on_its_way", "ref", "uniqueness", "unsure",
+                 "wanted")  # fmt: skip
 
     def __init__(
         self,
@@ -32,7 +39,7 @@ class Pending(NewTask):
         args: str,
         kwargs: str,
         unique_key: str | None,
-        on_duplicate: str,
+        uniqueness: Uniqueness,
         wanted: Sequence[UUID | QueuedTaskRef],
         ref: QueuedTaskRef,
     ) -> None:
@@ -49,9 +56,10 @@ class Pending(NewTask):
         self.takes_results = False
         self.trace = None
         self.signature = None
-        self.on_duplicate = on_duplicate
+        self.uniqueness = uniqueness
         self.wanted = wanted
         self.ref = ref
+        self.unsure: dict[UUID, QueuedTaskRef] | None = None
         self.in_transaction = False
         self.on_its_way = False
         self.buffer: Buffer | None = None
@@ -66,11 +74,11 @@ class Buffer:
     """Tasks that will be written together. Appending is safe from any thread."""
 
     tasks: list[Pending] = field(default_factory=list)
-    cancellations: dict[UUID, str | None] = field(default_factory=dict)
+    cancellations: dict[UUID, Wish] = field(default_factory=dict)
     closed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def take(self) -> tuple[list[Pending], dict[UUID, str | None]]:
+    def take(self) -> tuple[list[Pending], dict[UUID, Wish]]:
         """All that is in it; it is empty afterwards."""
         tasks, self.tasks = self.tasks, []
         cancellations, self.cancellations = self.cancellations, {}

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastedgy.config import QueuedTaskConfig
-from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption
+from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption, InvalidTransition
 from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.closures import pack
+from fastedgy.queued_task.encoding import HoldsTask
 from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks.buffer import Pending
+from fastedgy.queued_tasks.duplicates import Uniqueness, uniqueness
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store.newtask import Spec
 
@@ -71,6 +73,12 @@ class TaskMaker:
         self._service._add(batch)
         return [pending.ref for pending in batch]
 
+    def make(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Pending:
+        """The task of one call, in no buffer: whoever asked for it sees to its row."""
+        return self._pending(new_id(), self._kind(func), args, kwargs, ())
+
     def _kind(self, func: Callable[..., Any]) -> _Kind:
         """What tasks of this function have in common. Worked out once, as far as it can be."""
         closure = None
@@ -98,10 +106,13 @@ class TaskMaker:
             on_parent_failure=options.on_parent_failure or "cancel",
             auto_remove=bool(options.auto_remove),
             closure=closure,
+            limit=options.limit,
+            rate=options.rate,
+            breaker=options.breaker,
         )
         kind = _Kind(
-            function, spec, options.on_duplicate or "existing", options.unique_key is not None,
-            default,
+            function, spec, uniqueness(options, function.name), options.unique_key is not None,
+            _gate(options, spec), default,
         )  # fmt: skip
         if closure is None:
             self._known[function] = kind
@@ -116,14 +127,30 @@ class TaskMaker:
         parents: Sequence[UUID | QueuedTaskRef],
     ) -> Pending:
         function = kind.function
-        encoded_args, encoded_kwargs = function.bind(args, kwargs)
+        given: Given | None = None
+        try:
+            encoded_args, encoded_kwargs = function.bind(args, kwargs)
+        except HoldsTask:
+            given = Given()
+            encoded_args, encoded_kwargs = function.bind_tasks(args, kwargs, given.id_of)
         if len(encoded_args) + len(encoded_kwargs) > self._service.config.max_result_size:
             raise _too_large(function, encoded_args, encoded_kwargs, self._service.config)
         key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
         ref = QueuedTaskRef(self._service, id if key is None else None)
         ref._pending = pending = Pending(
-            id, kind.spec, encoded_args, encoded_kwargs, key, kind.on_duplicate, parents, ref
+            id, kind.spec, encoded_args, encoded_kwargs, key, kind.uniqueness, parents, ref
         )
+        if kind.gate is not None:
+            pending.gate = function.filled("per", kind.gate, args, kwargs)
+        if kind.uniqueness.answer == "replace" and (parents or given is not None):
+            raise InvalidOption(
+                f'{function.name}: on_duplicate="replace" does not go with parent= or with tasks '
+                "among the arguments: the task that is replaced has its own parents."
+            )
+        if given is not None:
+            pending.wanted = [*parents, *given.refs.values()]
+            pending.takes_results = True
+            pending.unsure = given.unsure
         if (keys := self._service.config.signing_keys):
             path = kind.spec.function
             pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
@@ -151,24 +178,72 @@ def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A function with the options of its tasks. `default_retries`: what the settings said then."""
+    """A function with the options of its tasks. `gate`: the template of its key. `default_retries`:
+    what the settings said then."""
 
     function: TaskFunction
     spec: Spec
-    on_duplicate: str
+    uniqueness: Uniqueness
     has_key: bool
+    gate: str | None
     default_retries: int
 
 
-def _parents(parent: Parent | Iterable[Parent] | None) -> Sequence[UUID | QueuedTaskRef]:
+def _gate(options: TaskOptions, spec: Spec) -> str | None:
+    """The template of the gate's key; None: they pass no gate. Raises InvalidOption."""
+    if options.limit is not None or options.rate is not None:
+        return options.per or _literal(spec.name)
+    if options.per is not None:
+        raise InvalidOption(
+            f"{spec.name}: per={options.per!r} says what is counted, and needs limit= or rate=."
+        )
+    return None if spec.breaker is None else _literal(f"breaker:{spec.breaker}")
+
+
+def _literal(name: str) -> str:
+    return name.replace("{", "{{").replace("}", "}}")
+
+
+class Given:
+    """The tasks among the arguments of another. `unsure`: see `Pending`."""
+
+    __slots__ = ("refs", "unsure")
+
+    def __init__(self) -> None:
+        self.refs: dict[UUID, QueuedTaskRef] = {}
+        self.unsure: dict[UUID, QueuedTaskRef] = {}
+
+    def id_of(self, ref: QueuedTaskRef) -> UUID:
+        """What stands in the arguments for this one's result."""
+        id, pending = ref._id, ref._pending
+        if id is None:
+            if pending is None:
+                raise InvalidTransition(
+                    "One of the arguments is a task that was never written: its route or its block "
+                    "was undone."
+                )
+            id = pending.id
+            self.unsure[id] = ref
+        self.refs[id] = ref
+        return id
+
+
+def _parents(parent: Any) -> Sequence[UUID | QueuedTaskRef]:
     if parent is None:
         return ()
     if isinstance(parent, QueuedTaskRef | UUID | str):
         return [_parent(parent)]
+    if hasattr(type(parent), "__queued_task__"):  # a chain or a group
+        return _parents(parent.__queued_task__())
     try:
-        return [_parent(one) for one in parent]
+        several = list(parent)
     except TypeError:
         return [_parent(parent)]  # says what is wrong with it
+    return [
+        one
+        for each in several
+        for one in (_parents(each) if hasattr(type(each), "__queued_task__") else [_parent(each)])
+    ]
 
 
 def _parent(parent: Any) -> UUID | QueuedTaskRef:

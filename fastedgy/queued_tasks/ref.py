@@ -8,37 +8,33 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from fastedgy.errors import (
-    InvalidTransition,
-    ResultNotStored,
-    TaskCancelled,
-    TaskFailed,
-    TaskNotFound,
-)
+from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound
 from fastedgy.queued_task.encoding import loads
+from fastedgy.queued_tasks.outcome import ENDED, outcome
 from fastedgy.store import details, watch
 
 if TYPE_CHECKING:
-    from fastedgy.queued_tasks.buffer import Buffer, Pending
+    from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish
     from fastedgy.queued_tasks.service import QueuedTasks
-
-ENDED = ("done", "failed", "cancelled")
-
 
 class QueuedTaskRef:
     """A task that was added, written or not yet.
 
     Any await on it writes it first, with everything that was added beside it. `await ref` does
     only that, and returns the ref itself.
+
+    As an argument of another task, also inside lists and dicts, it stands for its result: that task
+    waits for this one.
     """
 
-    __slots__ = ("__weakref__", "_id", "_pending", "_service", "_state")
+    __slots__ = ("__weakref__", "_id", "_pending", "_service", "_state", "_whole_tree")
 
     def __init__(self, service: QueuedTasks, id: UUID | None) -> None:
         self._service = service
         self._id = id
         self._pending: Pending | None = None
         self._state: str | None = None
+        self._whole_tree = False
 
     @property
     def id(self) -> UUID | None:
@@ -56,6 +52,10 @@ class QueuedTaskRef:
     def __hash__(self) -> int:
         # A ref with a unique key has no id before it is written: put it into sets after that.
         return id(self) if self._id is None else hash(self._id)
+
+    def __queued_task__(self) -> QueuedTaskRef:
+        """What is meant where it stands among arguments, or is returned by a task."""
+        return self
 
     def __await__(self) -> Generator[Any, None, QueuedTaskRef]:
         return self._written().__await__()
@@ -110,8 +110,10 @@ class QueuedTaskRef:
             # Looked at in any case: it may have been on its way already, or be born dead.
             async with service._connection() as connection:
                 row = await watch.mark_awaited(connection, service._tables, id)
-            if row is None or row["state"] in ENDED:
-                return _outcome(row, id)
+            if row is None:
+                raise TaskNotFound(id)
+            if row["state"] in ENDED:
+                return outcome(row)
             pause = 0.02
             while True:
                 with suppress(TimeoutError):
@@ -127,24 +129,32 @@ class QueuedTaskRef:
                     # they are done: somebody has cleared its queue.
                     raise TaskCancelled(id=id, name=row["name"], reason="its row was deleted")
                 if told["state"] in ENDED:
-                    return _outcome(told, id)
+                    return outcome(told)
 
-    def cancel(self, reason: str | None = None) -> Cancellation:
+    def cancel(self, reason: str | None = None, *, tree: bool = False) -> Cancellation:
         """Cancel the task: at once with `await`, without it with the route's other writes.
 
         A task that runs is asked to stop. One that has ended is left alone. A task that was not
-        written yet never will be, and its state is `cancelled`.
+        written yet never will be, and its state is `cancelled`. What waits for it meets its
+        `on_parent_failure`.
+
+        `tree`: with all that waits for it, whatever the `on_parent_failure`, also if the task
+        itself has ended; and with the task that it returned to stand for it.
         """
         buffer = None
         if self._state is None:
             if self._pending is not None and not self._pending.on_its_way:
                 self._state = "cancelled"
+                self._whole_tree = tree
             elif self._id is not None:
-                buffer = self._service._ask_to_cancel(self._id, reason)
-        return Cancellation(self, reason, buffer)
+                buffer = self._service._ask_to_cancel(self._id, (reason, tree))
+        return Cancellation(self, (reason, tree), buffer)
 
-    async def retry(self) -> None:
+    async def retry(self, *, tree: bool = False) -> None:
         """Run a failed or cancelled task again: the same row, with a fresh budget.
+
+        `tree`: with the parents that came to nothing before it, and all that did so because of
+        them. What is done stays done.
 
         Raises InvalidTransition when it is in another state, has a parent that came to nothing, or
         another task has its unique key by now.
@@ -155,7 +165,7 @@ class QueuedTaskRef:
                 "or block was undone. Add it again."
             )
         id = await self.get_task_id()
-        if not await self._service.retry(id):
+        if not await self._service.retry(id, tree=tree):
             raise InvalidTransition(
                 f"Task {id} cannot be retried: it is {await self.get_state()}, one of its parents "
                 "failed or was cancelled (retry that one first), or another task has its unique "
@@ -213,11 +223,11 @@ class QueuedTaskRef:
 class Cancellation:
     """What `cancel()` returns: `await` it to have it done now."""
 
-    __slots__ = ("_buffer", "_reason", "_ref")
+    __slots__ = ("_buffer", "_ref", "_wish")
 
-    def __init__(self, ref: QueuedTaskRef, reason: str | None, buffer: Buffer | None) -> None:
+    def __init__(self, ref: QueuedTaskRef, wish: Wish, buffer: Buffer | None) -> None:
         self._ref = ref
-        self._reason = reason
+        self._wish = wish
         self._buffer = buffer
 
     def __await__(self) -> Generator[Any, None, bool]:
@@ -232,22 +242,5 @@ class Cancellation:
             await ref._written()
         if ref._state == "cancelled" or ref._id is None:
             return True
-        return bool(await ref._service.cancel(ref._id, reason=self._reason))
-
-
-def _outcome(row: Any, id: UUID) -> Any:
-    if row is None:
-        raise TaskNotFound(id)
-    if row["state"] == "failed":
-        raise TaskFailed(
-            id=id,
-            name=row["name"],
-            error_type=row["error_type"] or "Exception",
-            error_message=row["error_message"] or "",
-            traceback=row["error_traceback"],
-        )
-    if row["state"] == "cancelled":
-        raise TaskCancelled(id=id, name=row["name"], reason=row["error_message"])
-    if row["error_type"] == "ResultNotStored":
-        raise ResultNotStored(f"Task {row['name']} ({id}) is done: {row['error_message']}", id=id)
-    return None if row["result"] is None else loads(row["result"])
+        reason, tree = self._wish
+        return await ref._service.cancel(ref._id, reason=reason, tree=tree)

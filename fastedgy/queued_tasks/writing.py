@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 from asyncpg import Connection
 
-from fastedgy.errors import DuplicateTask, InvalidTransition
+from fastedgy.errors import InvalidTransition
 from fastedgy.queued_task import hooks
-from fastedgy.queued_tasks.buffer import Pending
+from fastedgy.queued_task.signing import sign
+from fastedgy.queued_tasks import duplicates
+from fastedgy.queued_tasks.buffer import Pending, Wish
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import actions
-from fastedgy.store.insert import find_holders, insert
+from fastedgy.store.insert import insert
 from fastedgy.store.newtask import NewTask
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ async def write(
     connection: Connection,
     service: QueuedTasks,
     tasks: list[Pending],
-    cancellations: dict[UUID, str | None],
+    cancellations: dict[UUID, Wish],
     *,
     again: bool = False,
 ) -> None:
@@ -63,20 +66,21 @@ async def write(
         for draft in drafts:
             await hooks.run_hooks("post_create", draft)
     if cancellations:
-        reasons: dict[str | None, list[UUID]] = {}
-        for id, reason in cancellations.items():
-            reasons.setdefault(reason, []).append(id)
-        for reason, ids in reasons.items():
+        wishes: dict[Wish, list[UUID]] = {}
+        for id, wish in cancellations.items():
+            wishes.setdefault(wish, []).append(id)
+        for (reason, tree), ids in wishes.items():
             await actions.cancel(
-                connection, service._tables, ids, reason=reason, channels=service._channels
-            )
+                connection, service._tables, ids, reason=reason, tree=tree,
+                channels=service._channels,
+            )  # fmt: skip
 
 
 async def _insert_in_order(
     connection: Connection, service: QueuedTasks, tasks: list[Pending], *, again: bool
 ) -> None:
     segments = _segments(tasks)
-    all_or_none = any(pending.on_duplicate == "error" for pending in tasks)
+    all_or_none = any(not pending.uniqueness.is_usual for pending in tasks)
     if len(segments) == 1 and not all_or_none:
         await _insert(connection, service, tasks, again=again)
         return
@@ -91,10 +95,12 @@ def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
     for pending in tasks:
         gone = [parent for parent in pending.wanted
                 if isinstance(parent, QueuedTaskRef) and parent._state == "cancelled"]  # fmt: skip
-        if gone and pending.spec.on_parent_failure == "run":
+        whole = any(parent._whole_tree for parent in gone)
+        if gone and pending.spec.on_parent_failure == "run" and not whole:
             pending.wanted = [parent for parent in pending.wanted if parent not in gone]
         elif gone:
             pending.ref._state = "cancelled"
+            pending.ref._whole_tree = whole
         if pending.ref._state is None:
             kept.append(pending)
         else:
@@ -133,7 +139,8 @@ def _id_of(parent: UUID | QueuedTaskRef) -> UUID:
         return parent
     if parent._id is None:
         raise InvalidTransition(
-            "parent= is a task that was never written: its route or its block was undone."
+            "parent= or an argument is a task that was never written: its route or its block was "
+            "undone."
         )
     return parent._id
 
@@ -144,10 +151,14 @@ async def _insert(
     for pending in tasks:
         if pending.wanted:
             pending.parents = tuple(_id_of(parent) for parent in pending.wanted)
-    waiting = tasks
+        if pending.unsure:
+            _name_right(pending, service.config.signing_keys)
+    waiting = await duplicates.hold_for_periods(connection, service, tasks)
     # A key that is taken may be free again before its holder is found; then the insert is due
     # once more. Bounded, since each round lost its race against another process.
     for _ in range(100):
+        if not waiting:
+            break
         result = await insert(
             connection,
             service._tables,
@@ -160,21 +171,20 @@ async def _insert(
             break
         taken = set(result.taken)
         losers = [pending for pending in waiting if pending.id in taken]
-        holders = await find_holders(
-            connection, service._tables, [str(pending.unique_key) for pending in losers]
-        )
-        waiting = []
-        for pending in losers:
-            key = str(pending.unique_key)
-            holder = holders.get(key)
-            if holder is None:
-                waiting.append(pending)
-            elif pending.on_duplicate == "error":
-                raise DuplicateTask(key, holder)
-            else:
-                pending.ref._id = holder
-        if not waiting:
-            break
+        waiting = await duplicates.settle(connection, service, losers)
     for pending in tasks:
         if pending.ref._id is None:
             pending.ref._id = pending.id
+
+
+def _name_right(pending: Pending, keys: Sequence[str]) -> None:
+    """Put the right ids of tasks with unique keys into the arguments: those of the rows that hold
+    the keys. What stands there until then occurs nowhere else.
+    """
+    for provisional, ref in (pending.unsure or {}).items():
+        pending.args = pending.args.replace(str(provisional), str(_id_of(ref)))
+        pending.kwargs = pending.kwargs.replace(str(provisional), str(_id_of(ref)))
+    pending.unsure = None
+    if keys:
+        path = pending.spec.function
+        pending.signature = sign(keys, pending.id, path, pending.args, pending.kwargs)

@@ -10,9 +10,10 @@ from uuid import UUID
 from asyncpg import Connection, Record, UniqueViolationError
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.family import doom
+from fastedgy.store.family import doom, settle
 from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import HISTORY, Statement
+from fastedgy.store.statements import HISTORY, LANE, Statement
+from fastedgy.store.trees import below, broken
 
 # A task that runs is asked to stop; its worker hears of it at once, or with its next heartbeat.
 CANCEL = Statement("""
@@ -34,11 +35,13 @@ RETURNING task.id, task.state, task.has_children, task.awaited
 """)
 
 # The same row with a fresh budget. Its parents are looked at again: one that came to nothing keeps
-# it from running, unless it said that it runs all the same.
+# it from running, unless it said that it runs all the same. What it had returned to stand for it is
+# no parent: its function runs again, and returns another one. Not so in a tree ($2) that is retried
+# as a whole: there it waits for that one, as for every parent.
 RETRY = Statement(
     """
 WITH held AS (
-    SELECT id, on_parent_failure FROM $tasks
+    SELECT id, on_parent_failure, CASE WHEN NOT $2 THEN stands_for END AS former FROM $tasks
      WHERE id = ANY ($1::uuid[]) AND state IN ('failed', 'cancelled')
      ORDER BY id
        FOR NO KEY UPDATE
@@ -46,6 +49,7 @@ WITH held AS (
     SELECT link.child_id, link.parent_id, task.state, held.on_parent_failure
       FROM held JOIN $links AS link ON link.child_id = held.id
       JOIN $tasks AS task ON task.id = link.parent_id
+     WHERE link.parent_id IS DISTINCT FROM held.former
      ORDER BY task.id
        FOR NO KEY UPDATE OF task
 ), judged AS (
@@ -53,9 +57,12 @@ WITH held AS (
            count(parent.parent_id)
                FILTER (WHERE parent.state NOT IN ('done', 'failed', 'cancelled'))::integer AS open,
            count(parent.parent_id) FILTER (WHERE parent.state IN ('failed', 'cancelled')
-                                             AND parent.on_parent_failure <> 'run') AS dead
+                                             AND (parent.on_parent_failure <> 'run' OR $2)) AS dead
       FROM held LEFT JOIN parent ON parent.child_id = held.id
      GROUP BY held.id
+), parted AS (
+    DELETE FROM $links AS link USING held JOIN judged ON judged.id = held.id
+     WHERE link.child_id = held.id AND link.parent_id = held.former AND judged.dead = 0
 ), reopened AS (
     UPDATE $links AS link SET settled = false
       FROM parent JOIN judged ON judged.id = parent.child_id
@@ -73,6 +80,7 @@ UPDATE $tasks AS task
        attempt = 0, losses = 0, alone = false, run = task.run + 1, cancel_requested = false,
        date_enqueued = clock_timestamp(), date_due = NULL, date_ended = NULL,
        error_type = NULL, error_message = NULL, error_traceback = NULL, result = NULL,
+       stands_for = CASE WHEN $2 THEN task.stands_for END,
        history = ($history)
                  || jsonb_build_object(
                       'run', task.run, 'attempt', task.attempt, 'what', task.state,
@@ -81,8 +89,9 @@ UPDATE $tasks AS task
                       'error_message', left(task.error_message, 2000))
   FROM judged
  WHERE task.id = judged.id AND judged.dead = 0 AND task.state IN ('failed', 'cancelled')
-RETURNING task.id, task.queue, task.priority
+RETURNING task.id, task.state, task.queue, $lane, task.stands_for
 """,
+    lane=LANE,
     history=HISTORY,
 )
 
@@ -102,6 +111,8 @@ WITH gone AS (
     DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
 ), unlogged AS (
     DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+), unstepped AS (
+    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
 )
 SELECT count(*)::integer FROM gone
 """)
@@ -121,14 +132,19 @@ async def cancel(
     ids: Sequence[UUID],
     *,
     reason: str | None = None,
+    tree: bool = False,
     channels: Channels = SILENT,
 ) -> Cancelled:
     """Cancel tasks that have not ended, and by `on_parent_failure` what waits for them.
 
-    Those that have ended already, or do not exist, are left alone and not in the answer.
+    `tree`: with everything below them, also what runs already or would run all the same (see
+    `trees.below`). Those that have ended already, or do not exist, are left alone and not in the
+    answer.
     """
     cancelled = Cancelled()
     async with connection.transaction():
+        if tree:
+            ids = await below(connection, tables, ids)
         rows = await connection.fetch(CANCEL[tables], list(ids), reason or "Cancelled on request.")
         awaited = [row["id"] for row in rows if row["state"] == "cancelled" and row["awaited"]]
         dead = [row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]]
@@ -144,32 +160,62 @@ async def cancel(
 
 
 async def retry(
-    connection: Connection, tables: Tables, ids: Sequence[UUID], *, channels: Channels = SILENT
+    connection: Connection,
+    tables: Tables,
+    ids: Sequence[UUID],
+    *,
+    tree: bool = False,
+    channels: Channels = SILENT,
 ) -> list[UUID]:
     """Run failed and cancelled tasks again: the same rows, with a fresh budget.
 
     Returns those that will run. Left alone: tasks in other states, those with a parent that failed
     or was cancelled (retry that one first), and those whose unique key another task holds by now.
+
+    `tree`: with the parents that came to nothing, and everything that did so because of them.
     """
     async with connection.transaction():
-        try:
-            async with connection.transaction():
-                rows = await connection.fetch(RETRY[tables], list(ids))
-        except UniqueViolationError:
-            rows = await _retry_singly(connection, tables, ids)
+        if tree:
+            rows = await _retry_tree(connection, tables, ids, channels)
+        else:
+            rows = await _retry(connection, tables, ids, tree=False)
         await ring(connection, channels.tasks, {(row["queue"], row["priority"]) for row in rows})
     return [row["id"] for row in rows]
 
 
-async def _retry_singly(
-    connection: Connection, tables: Tables, ids: Sequence[UUID]
+async def _retry(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], *, tree: bool
 ) -> list[Record]:
-    """Another task holds the key of one of them; find it, so that the others can run."""
+    rows: list[Record]
+    try:
+        async with connection.transaction():
+            rows = await connection.fetch(RETRY[tables], list(ids), tree)
+    except UniqueViolationError:
+        # Another task holds the key of one of them: it stays as it is, so that the others can run.
+        rows = []
+        for id in ids:
+            with suppress(UniqueViolationError):
+                async with connection.transaction():
+                    rows += await connection.fetch(RETRY[tables], [id], tree)
+    return rows
+
+
+async def _retry_tree(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], channels: Channels
+) -> list[Record]:
+    """Generation by generation, so that each task meets parents that are to run again."""
     rows: list[Record] = []
-    for id in ids:
-        with suppress(UniqueViolationError):  # the one: it stays as it is
-            async with connection.transaction():
-                rows += await connection.fetch(RETRY[tables], [id])
+    left = await broken(connection, tables, ids)
+    while left and (more := await _retry(connection, tables, left, tree=True)):
+        rows += more
+        retried = {row["id"] for row in more}
+        left = [id for id in left if id not in retried]
+        standing = [row["id"] for row in more
+                    if row["stands_for"] is not None and row["state"] != "waiting"]  # fmt: skip
+        if standing:  # what they had returned was retried before, and is done
+            released = await settle(connection, tables, [], standing=standing)
+            await tell(connection, channels.done, released.awaited)
+            await ring(connection, channels.tasks, released.lanes)
     return rows
 
 

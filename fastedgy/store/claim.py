@@ -8,20 +8,22 @@ it gets slower with every task (measured: 1.8 to 38 ms after 200,000 tasks; with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.conditions import READY, SUSPECT
 from fastedgy.store.statements import Statement
 
 Lane = tuple[str, int]
-"""A queue and a priority."""
+"""A queue and a priority; `GATED_LINE` in its place: the queue's tasks that have a gate."""
 
+# The gate is of use to who frees a place of it, see `fastedgy.worker.gates`.
 # `least`: one row with a number that nothing can follow must not make the claim of all fail.
-_TAKEN = """
+TAKE = """
 UPDATE $tasks AS task
    SET state = 'doing', worker_id = $1, run = least(task.run, 2147483646) + 1,
        attempt = least(task.attempt, 2147483646) + 1, date_started = clock_timestamp()
@@ -30,26 +32,28 @@ RETURNING task.id, task.run, task.attempt, task.max_retries, task.function, task
           task.priority, task.date_enqueued, task.args, task.kwargs, task.context, task.timeout,
           task.closure,
           -- What few tasks have, in one column, since each costs every task.
-          CASE WHEN task.takes_results OR task.gate IS NOT NULL OR task.breaker IS NOT NULL
-                    OR task.stands_for IS NOT NULL OR task.trace IS NOT NULL
-                    OR task.signature IS NOT NULL OR task.redact IS NOT NULL
+          CASE WHEN task.takes_results OR task.has_children OR task.breaker IS NOT NULL
+                    OR task.trace IS NOT NULL OR task.signature IS NOT NULL
+                    OR task.redact IS NOT NULL
                THEN jsonb_build_object(
-                    'takes_results', task.takes_results, 'gate', task.gate,
-                    'breaker', task.breaker, 'stands_for', task.stands_for, 'trace', task.trace,
+                    'takes_results', task.takes_results, 'breaker', task.breaker,
+                    'run_anyway', task.on_parent_failure = 'run',
+                    'has_children', task.has_children, 'trace', task.trace,
                     'signature', task.signature, 'redact', task.redact)
-          END AS extra
+          END AS extra,
+          task.gate
 """
 
 # `= ANY (ARRAY (…))`, not `IN (…)`: the latter's generic plan is a hash join with a sequential
 # scan of the whole table. Literal states: a parameter can lose the partial index.
 CLAIM = Statement(
-    _TAKEN,
-    picked="""
+    TAKE,
+    picked=f"""
     SELECT ready.id
       FROM unnest($2::text[], $3::integer[], $4::timestamptz[]) AS lane (queue, priority, low)
      CROSS JOIN LATERAL (
            SELECT id FROM $tasks
-            WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+            WHERE {READY}
               AND queue = lane.queue AND priority = lane.priority AND date_enqueued >= lane.low
             ORDER BY date_enqueued
             LIMIT $5
@@ -60,10 +64,10 @@ CLAIM = Statement(
 )
 
 CLAIM_ALONE = Statement(
-    _TAKEN,
-    picked="""
+    TAKE,
+    picked=f"""
     SELECT id FROM $tasks
-     WHERE state = 'enqueued' AND alone
+     WHERE {SUSPECT} AND gate IS NULL AND queue <> ALL ($3::text[])
        AND (cardinality($2::text[]) = 0 OR queue = ANY ($2::text[]))
      ORDER BY date_enqueued
      LIMIT 1
@@ -72,21 +76,21 @@ CLAIM_ALONE = Statement(
 )
 
 # A walk over the index that visits the first entry of each lane and jumps to the next.
-LANES = Statement("""
+LANES = Statement(f"""
 WITH RECURSIVE lane AS (
     (SELECT queue, priority, date_enqueued FROM $tasks
-      WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+      WHERE {READY}
       ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
     UNION ALL
     SELECT next.queue, next.priority, next.date_enqueued
       FROM lane CROSS JOIN LATERAL (
            (SELECT queue, priority, date_enqueued FROM $tasks
-             WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+             WHERE {READY}
                AND queue = lane.queue AND priority < lane.priority
              ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
            UNION ALL
            (SELECT queue, priority, date_enqueued FROM $tasks
-             WHERE state = 'enqueued' AND NOT alone AND gate IS NULL
+             WHERE {READY}
                AND queue > lane.queue
              ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
            LIMIT 1
@@ -120,10 +124,21 @@ async def claim(
 
 
 async def claim_alone(
-    connection: Connection, tables: Tables, *, worker_id: UUID, queues: Sequence[str]
+    connection: Connection,
+    tables: Tables,
+    *,
+    worker_id: UUID,
+    queues: Sequence[str],
+    skip: Collection[str] = (),
 ) -> list[Record]:
-    """Take the oldest task that may have killed its worker, if there is one."""
-    rows: list[Record] = await connection.fetch(CLAIM_ALONE[tables], worker_id, list(queues))
+    """Take the oldest task that may have killed its worker, if there is one.
+
+    Not of the queues to `skip`, which are paused or have limits, and none that has a gate: where
+    something is to be counted first, `fastedgy.store.gates` claims.
+    """
+    rows: list[Record] = await connection.fetch(
+        CLAIM_ALONE[tables], worker_id, list(queues), list(skip)
+    )
     return rows
 
 

@@ -10,9 +10,10 @@ from uuid import UUID
 
 from asyncpg import Connection
 
-from fastedgy.errors import TaskNotFound
+from fastedgy.errors import InvalidOption, TaskNotFound
 from fastedgy.models.tables import Tables
 from fastedgy.store.find import STATES, TASK_ROW, TaskRow, task_row
+from fastedgy.store.redaction import redact
 from fastedgy.store.statements import Statement
 
 
@@ -22,7 +23,9 @@ class TaskDetails:
 
     `timeout` is in seconds; None where the worker's own setting counts. `worker` names the server
     and process that has or had it, if its row is still there. `parents` and `children` are the
-    first ones only; `parent_count` and `children_by_state` count them all.
+    first ones only; `parent_count` and `children_by_state` count them all. In `args` and `kwargs`,
+    what is to be redacted is. `gate_limit` and `gate_rate` (starts a second) are those of its
+    `gate`; `stands_for`: the task whose function returned this one; `trace`: a W3C traceparent.
     """
 
     id: UUID
@@ -55,6 +58,14 @@ class TaskDetails:
     error_message: str | None
     error_traceback: str | None
     history: Any
+    takes_results: bool
+    gate: str | None
+    gate_limit: int | None
+    gate_rate: float | None
+    breaker: str | None
+    stands_for: UUID | None
+    schedule: str | None
+    trace: str | None
     worker_id: UUID | None
     worker: str | None
     parents: list[TaskRow]
@@ -131,6 +142,7 @@ async def task_details(
     values = {name: value for name, value in row.items() if name in TaskDetails.__slots__}
     for name in ("args", "kwargs", "context", "result", "history"):
         values[name] = _json(values[name])
+    values["args"], values["kwargs"] = redact(values["args"], values["kwargs"], row["redact"])
     server = row["server_name"]
     return TaskDetails(
         **values,
@@ -148,8 +160,10 @@ def _json(text: str | None) -> Any:
 
 _LOGS = Statement("""
 SELECT run, seq, logged_at, level, logger, message, info FROM $logs
- WHERE task_id = $1 AND (run, seq) > ($2, $3) ORDER BY run, seq LIMIT $4
+ WHERE task_id = $1 AND (run, seq) > ($2, $3) AND ($5::text[] IS NULL OR level = ANY ($5))
+ ORDER BY run, seq LIMIT $4
 """)
+LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAST_LOGS = Statement("""
 SELECT run, seq, logged_at, level, logger, message, info FROM $logs
  WHERE task_id = $1 ORDER BY run DESC, seq DESC LIMIT $2
@@ -163,9 +177,17 @@ async def task_logs(
     *,
     after: tuple[int, int] = (-1, -1),
     limit: int = 1000,
+    level: str | None = None,
 ) -> list[LogRow]:
-    """Log lines of a task in their order, those after (run, seq), at most `limit`."""
-    return [_log(row) for row in await connection.fetch(_LOGS[tables], task_id, *after, limit)]
+    """Log lines of a task in their order, those after (run, seq), at most `limit`.
+
+    `level`: those that are at least this serious. Raises InvalidOption for one that is none.
+    """
+    if level is not None and level not in LEVELS:
+        raise InvalidOption(f"There is no level {level!r}; there are {', '.join(LEVELS)}.")
+    levels = None if level is None else list(LEVELS[LEVELS.index(level) :])
+    rows = await connection.fetch(_LOGS[tables], task_id, *after, limit, levels)
+    return [_log(row) for row in rows]
 
 
 async def last_logs(

@@ -17,20 +17,19 @@ from uuid import UUID
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.statements import Statement
+from fastedgy.store.statements import LANE, Statement
 
 # Locked in the order of their ids, so that two workers that finish parents of the same children
 # cannot wait for each other.
 _WAITING_CHILDREN = """
 WITH cut AS (
-    UPDATE $links SET settled = true
-     WHERE parent_id = ANY ($1::uuid[]) AND NOT settled
- RETURNING child_id, parent_id
+    $cut
 ), counted AS (
     SELECT child_id, count(*)::integer AS parents, min(parent_id::text) AS parent FROM cut
      GROUP BY child_id
 ), child AS (
-    SELECT task.id, counted.parents, counted.parent
+    SELECT task.id, task.waiting_on, task.on_parent_failure, task.date_due, task.stands_for,
+           counted.parents, counted.parent
       FROM counted JOIN $tasks AS task ON task.id = ANY (ARRAY [counted.child_id])
      WHERE task.state || '' = 'waiting'
      ORDER BY task.id
@@ -38,6 +37,9 @@ WITH cut AS (
 )
 """
 
+# A task is done once and for all, so its links need no mark that they have been counted: writing
+# one for each of 10,000 parents took most of the time of a join. One that failed may be retried,
+# and is not to be counted again.
 SETTLE = Statement(
     _WAITING_CHILDREN
     + """
@@ -49,9 +51,23 @@ UPDATE $tasks AS task
                     ELSE 'enqueued' END
   FROM child
  WHERE task.id = ANY (ARRAY [child.id]) AND task.state || '' = 'waiting'
-RETURNING task.state, task.queue, task.priority
-"""
+RETURNING task.id, task.state, task.queue, $lane, task.stands_for
+""",
+    lane=LANE,
+    cut="""SELECT child_id, parent_id FROM $links
+     WHERE parent_id = ANY ($1::uuid[]) AND NOT settled""",
 )
+
+# What a task comes to that has returned another one, when that one is done.
+PASS_ON = Statement("""
+UPDATE $tasks AS task
+   SET state = 'done', result = other.result, date_ended = clock_timestamp(),
+       error_type = other.error_type, error_message = other.error_message
+  FROM $tasks AS other
+ WHERE task.id = ANY ($1::uuid[]) AND other.id = task.stands_for
+   AND task.state IN ('waiting', 'enqueued', 'scheduled')
+RETURNING task.id, task.has_children, task.awaited
+""")
 
 DOOM = Statement(
     _WAITING_CHILDREN
@@ -59,21 +75,33 @@ DOOM = Statement(
 UPDATE $tasks AS task
    SET waiting_on = task.waiting_on - child.parents,
        date_enqueued = clock_timestamp(),
-       state = CASE WHEN task.on_parent_failure = 'cancel' THEN 'cancelled'
-                    WHEN task.on_parent_failure = 'fail' THEN 'failed'
-                    WHEN task.waiting_on > child.parents THEN 'waiting'
-                    WHEN task.date_due > clock_timestamp() THEN 'scheduled'
-                    ELSE 'enqueued' END,
-       date_ended = CASE WHEN task.on_parent_failure <> 'run' THEN clock_timestamp() END,
-       error_type = CASE WHEN task.on_parent_failure <> 'run' THEN 'ParentFailed' END,
-       error_message = CASE WHEN task.on_parent_failure <> 'run' THEN
-           (SELECT format('Its parent %s (%s) ended as %s%s', parent.name, parent.id, parent.state,
-                          coalesce(': ' || left(parent.error_message, 500), '.'))
-              FROM $tasks AS parent WHERE parent.id = child.parent::uuid) END
-  FROM child
+       state = fate.state,
+       date_ended = CASE WHEN fate.state IN ('failed', 'cancelled') THEN clock_timestamp() END,
+       error_type = CASE WHEN fate.state NOT IN ('failed', 'cancelled') THEN NULL
+                         WHEN fate.passed_on THEN parent.error_type ELSE 'ParentFailed' END,
+       error_message = CASE WHEN fate.state NOT IN ('failed', 'cancelled') THEN NULL
+                            WHEN fate.passed_on THEN parent.error_message
+                            ELSE format('Its parent %s (%s) ended as %s%s', parent.name, parent.id,
+                                        parent.state,
+                                        coalesce(': ' || left(parent.error_message, 500), '.')) END,
+       error_traceback = CASE WHEN fate.passed_on THEN parent.error_traceback END
+  FROM child JOIN $tasks AS parent ON parent.id = ANY (ARRAY [child.parent::uuid])
+ CROSS JOIN LATERAL (
+       SELECT child.stands_for IS NOT DISTINCT FROM parent.id AS passed_on,
+              CASE WHEN child.stands_for = parent.id THEN parent.state
+                   WHEN child.on_parent_failure = 'cancel' THEN 'cancelled'
+                   WHEN child.on_parent_failure = 'fail' THEN 'failed'
+                   WHEN child.waiting_on > child.parents THEN 'waiting'
+                   WHEN child.date_due > clock_timestamp() THEN 'scheduled'
+                   ELSE 'enqueued' END AS state
+ ) AS fate
  WHERE task.id = ANY (ARRAY [child.id]) AND task.state || '' = 'waiting'
-RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited
-"""
+RETURNING task.id, task.state, task.queue, $lane, task.has_children, task.awaited
+""",
+    lane=LANE,
+    cut="""UPDATE $links SET settled = true
+     WHERE parent_id = ANY ($1::uuid[]) AND NOT settled
+ RETURNING child_id, parent_id""",
 )
 
 
@@ -85,14 +113,43 @@ class Released:
     lanes: set[tuple[str, int]] = field(default_factory=set)
     awaited: list[UUID] = field(default_factory=list)
 
+    def add(self, more: Released) -> None:
+        """Take in what others set free."""
+        self.tasks += more.tasks
+        self.lanes |= more.lanes
+        self.awaited += more.awaited
 
-async def settle(connection: Connection, tables: Tables, parents: Sequence[UUID]) -> Released:
-    """Count down the children of parents that are `done`; the last parent lets a child go."""
+
+async def settle(
+    connection: Connection,
+    tables: Tables,
+    parents: Sequence[UUID],
+    *,
+    standing: Sequence[UUID] = (),
+) -> Released:
+    """Count down the children of parents that are `done` now; the last parent lets a child go.
+
+    A task that had returned one of them is done now, too, and with it what waits for that one.
+    `standing` are such tasks whose other has been done before. Once for each parent.
+    """
     released = Released()
-    for row in await connection.fetch(SETTLE[tables], parents):
-        if row["state"] == "enqueued":
-            released.tasks += 1
-            released.lanes.add((row["queue"], row["priority"]))
+    done, ended = list(parents), list(standing)
+    while done or ended:
+        if done:
+            for row in await connection.fetch(SETTLE[tables], done):
+                if row["stands_for"] is not None:
+                    ended.append(row["id"])
+                elif row["state"] == "enqueued":
+                    released.tasks += 1
+                    released.lanes.add((row["queue"], row["priority"]))
+        done = []
+        if ended:
+            for row in await connection.fetch(PASS_ON[tables], ended):
+                if row["awaited"]:
+                    released.awaited.append(row["id"])
+                if row["has_children"]:
+                    done.append(row["id"])
+        ended = []
     return released
 
 
@@ -100,7 +157,8 @@ async def doom(connection: Connection, tables: Tables, parents: Sequence[UUID]) 
     """End the waiting descendants of parents that failed or were cancelled for good.
 
     Each child follows its `on_parent_failure`: `cancel` and `fail` end it (and then its own
-    children meet the same), `run` counts the parent as settled. One statement per generation.
+    children meet the same), `run` counts the parent as settled. A task that had returned one of
+    them ends as that did. One statement per generation.
     """
     released = Released()
     dead = list(parents)

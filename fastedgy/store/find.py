@@ -18,6 +18,7 @@ from asyncpg import Connection
 
 from fastedgy.errors import AmbiguousId, InvalidOption, TaskNotFound
 from fastedgy.models.tables import Tables
+from fastedgy.store.conditions import GATED, READY, SUSPECT
 from fastedgy.store.statements import Statement
 
 STATES = ("scheduled", "waiting", "enqueued", "doing", "done", "failed", "cancelled")
@@ -75,8 +76,8 @@ def task_row(row: Any) -> TaskRow:
     return TaskRow(*(row[field.name] for field in fields(TaskRow)))
 
 
-def _like(name: str | None) -> str | None:
-    """What `'.' || name` must be LIKE."""
+def like(name: str | None) -> str | None:
+    """What `'.' || name` must be LIKE, for a name, the last part of one, or a pattern with `*`."""
     if name is None:
         return None
     escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -131,7 +132,7 @@ async def list_tasks(
     given = {
         "id <": before,
         "id >=": first_id(filters.since) if filters.since else None,
-        "'.' || name LIKE": _like(filters.name),
+        "'.' || name LIKE": like(filters.name),
         "queue =": filters.queue,
     }
     given = {condition: value for condition, value in given.items() if value is not None}
@@ -173,6 +174,55 @@ async def find_id(connection: Connection, tables: Tables, text: str) -> UUID:
 def _length_with_hyphens(digits: int) -> int:
     """How many characters the last `digits` digits of a written UUID take."""
     return digits + sum(digits > groups for groups in (12, 16, 20, 24))
+
+
+# Few enough to be sorted: as many as there are slots.
+_LONGEST_RUNNING = Statement(
+    "SELECT id FROM $tasks WHERE state = 'doing' ORDER BY date_started, id LIMIT $1"
+)
+# In each lane the oldest come first; of tasks with a gate the first ones of each queue are looked
+# at.
+_OLDEST_DUE = Statement(f"""
+WITH RECURSIVE lane AS (
+    (SELECT queue, priority FROM $tasks WHERE {READY}
+      ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.priority
+      FROM lane CROSS JOIN LATERAL (
+           (SELECT queue, priority FROM $tasks
+             WHERE {READY} AND queue = lane.queue AND priority < lane.priority
+             ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
+           UNION ALL
+           (SELECT queue, priority FROM $tasks WHERE {READY} AND queue > lane.queue
+             ORDER BY queue, priority DESC, date_enqueued LIMIT 1)
+           LIMIT 1
+      ) AS next
+)
+SELECT id FROM (
+    SELECT ready.id, ready.date_enqueued FROM lane CROSS JOIN LATERAL (
+        SELECT id, date_enqueued FROM $tasks
+         WHERE {READY} AND queue = lane.queue AND priority = lane.priority
+         ORDER BY queue, priority DESC, date_enqueued LIMIT $1) AS ready
+    UNION ALL
+    (SELECT id, date_enqueued FROM $tasks WHERE {GATED}
+      ORDER BY queue, gate, priority DESC, date_enqueued LIMIT 1000)
+    UNION ALL
+    (SELECT id, date_enqueued FROM $tasks WHERE {SUSPECT} ORDER BY date_enqueued LIMIT $1)
+) AS due
+ ORDER BY date_enqueued, id LIMIT $1
+""")
+
+
+async def longest_running(connection: Connection, tables: Tables, *, limit: int) -> list[UUID]:
+    """The ids of the tasks that run, those that started first first."""
+    rows = await connection.fetch(_LONGEST_RUNNING[tables], limit)
+    return [UUID(int=row["id"].int) for row in rows]
+
+
+async def oldest_due(connection: Connection, tables: Tables, *, limit: int) -> list[UUID]:
+    """The ids of the tasks that have been due for the longest time and are not claimed."""
+    rows = await connection.fetch(_OLDEST_DUE[tables], limit)
+    return [UUID(int=row["id"].int) for row in rows]
 
 
 FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
@@ -217,7 +267,7 @@ async def failed_page(
     queues: Sequence[str] | None = None,
 ) -> list[tuple[datetime, UUID]]:
     """When tasks failed and their ids, those that failed first first; go on `after` the last."""
-    rows = await connection.fetch(_FAILED[tables], _like(name), queues, *after, limit)
+    rows = await connection.fetch(_FAILED[tables], like(name), queues, *after, limit)
     return [(row["date_ended"], row["id"]) for row in rows]
 
 
@@ -229,7 +279,7 @@ async def count_failed(
     queues: Sequence[str] | None = None,
 ) -> int:
     """How many tasks have failed for good. `name` as in TaskFilters."""
-    count: int = await connection.fetchval(_COUNT_FAILED[tables], _like(name), queues)
+    count: int = await connection.fetchval(_COUNT_FAILED[tables], like(name), queues)
     return count
 
 

@@ -14,15 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.events import wake_tasks
 from fastedgy.store.family import Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
-from fastedgy.store.outcomes import Outcome
-from fastedgy.store.statements import HISTORY, Statement
+from fastedgy.store.outcomes import Done, Outcome, Standing
+from fastedgy.store.standing import stand
+from fastedgy.store.statements import HISTORY, LANE, Statement
 
 # The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
 # a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
@@ -48,6 +51,32 @@ WITH ended AS (
      GROUP BY part
 )
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
+""")
+
+# The same for parents, whose children are looked at in the statement that follows: what was linked
+# while this one waited for a row is visible to the next one only.
+FINISH_PARENTS = Statement("""
+WITH ended AS (
+    UPDATE $tasks AS task
+       SET state = 'done', losses = 0, alone = false,
+           result = outcome.result,
+           context = coalesce(outcome.context, task.context),
+           date_started = clock_timestamp() - outcome.began * interval '1 second',
+           date_ended = clock_timestamp() - outcome.ended * interval '1 second',
+           error_type = NULL, error_message = NULL, error_traceback = NULL
+      FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[])
+           AS outcome (id, run, result, context, began, ended)
+     WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
+       AND task.state || '' = 'doing'
+ RETURNING task.id, task.has_children, task.awaited, task.auto_remove
+)
+SELECT count(*) AS ended,
+       coalesce(array_agg(id) FILTER (WHERE has_children), '{}') AS parents,
+       coalesce(array_agg(id) FILTER (WHERE awaited), '{}') AS awaited,
+       -- Children look at it; and who waits for it is still to read its result.
+       coalesce(array_agg(id) FILTER (WHERE auto_remove AND NOT has_children AND NOT awaited),
+                '{}') AS removed
+  FROM ended
 """)
 
 FINISH_ANY = Statement(
@@ -91,10 +120,11 @@ UPDATE $tasks AS task
               clock_timestamp() - outcome.ended * interval '1 second' AS ended
  ) AS final
  WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run AND task.state || '' = 'doing'
-RETURNING task.id, task.state, task.queue, task.priority, task.has_children, task.awaited,
+RETURNING task.id, task.state, task.queue, $lane, task.has_children, task.awaited,
           task.auto_remove, task.cancel_requested
 """,
     history=HISTORY,
+    lane=LANE,
 )
 
 # A cancel request that came too late for the worker to hear: the next run does not happen.
@@ -115,6 +145,8 @@ WITH gone AS (
  RETURNING id
 ), unlinked AS (
     DELETE FROM $links WHERE child_id IN (SELECT id FROM gone)
+), unstepped AS (
+    DELETE FROM $steps WHERE task_id IN (SELECT id FROM gone)
 )
 DELETE FROM $logs WHERE task_id IN (SELECT id FROM gone)
 """)
@@ -144,16 +176,8 @@ async def finish_done(
     False: some have children or are to be removed, or their claim is gone; `finish_any` tells
     which, and may be given all of them.
     """
-    now = time.monotonic()
     row = await connection.fetchrow(
-        FINISH_DONE[tables],
-        [outcome.id for outcome in outcomes],
-        [outcome.run for outcome in outcomes],
-        [outcome.result for outcome in outcomes],
-        [outcome.context for outcome in outcomes],
-        [now - outcome.began for outcome in outcomes],
-        [now - outcome.ended for outcome in outcomes],
-        channels.done,
+        FINISH_DONE[tables], *_columns(outcomes, time.monotonic()), channels.done
     )
     return bool(row[0] == len(outcomes))
 
@@ -174,67 +198,105 @@ async def finish_any(
     May be repeated after an answer was lost: what is recorded already does not count as fenced.
     """
     finished = Finished()
+    now = time.monotonic()
+    returned = [outcome for outcome in outcomes if isinstance(outcome, Done)]
+    standing = [outcome for outcome in outcomes if isinstance(outcome, Standing)]
+    others = [o for o in outcomes if not isinstance(o, Done | Standing)]
+    written: set[UUID] = set()
     async with connection.transaction():
-        rows = await _update(connection, tables, outcomes)
-        ended = {row["id"]: row["state"] for row in rows}
-        awaited = [row["id"] for row in rows if row["awaited"]]
-        late = [
-            row["id"]
-            for row in rows
-            if row["cancel_requested"] and row["state"] in ("scheduled", "enqueued")
-        ]
-        if late:
-            for row in await connection.fetch(CANCEL_REQUESTED[tables], late):
-                ended[row["id"]] = "cancelled"
-        parents = [row["id"] for row in rows if row["has_children"]]
-        through = [id for id in parents if ended[id] == "done"]
-        dead = [id for id in parents if ended[id] in ("failed", "cancelled")]
-        if through:
-            finished.released = await settle(connection, tables, through)
-        if dead:
-            more = await doom(connection, tables, dead)
-            finished.released.tasks += more.tasks
-            finished.released.lanes |= more.lanes
-            awaited += more.awaited
-        awaited = [
-            id for id in awaited if ended.get(id, "cancelled") not in ("scheduled", "enqueued")
-        ]
-        await tell(connection, channels.done, awaited)
-        removed = [
-            row["id"]
-            for row in rows
-            if row["auto_remove"]
-            and row["state"] == "done"
-            # Children look at it; and who waits for it is still to read its result.
-            and not (row["has_children"] or row["awaited"])
-        ]
-        if removed:
-            await connection.execute(REMOVE[tables], removed)
-        finished.again = {
-            (row["queue"], row["priority"]) for row in rows if ended[row["id"]] == "enqueued"
-        }
-        lanes = finished.released.lanes | finished.again
-        if finished.released.tasks <= len(outcomes):
+        ends = _Ends()
+        if returned:
+            row = await connection.fetchrow(FINISH_PARENTS[tables], *_columns(returned, now))
+            ends.through, ends.removed = row["parents"], row["removed"]
+            ends.awaited = row["awaited"]
+            written.update(ends.removed)
+            if row["ended"] == len(returned):
+                written.update(outcome.id for outcome in returned)
+        if standing:
+            stood = await stand(connection, tables, standing, now)
+            written |= stood.written
+            others += stood.refused
+            ends.standing, ends.dead = stood.done, stood.dead
+        if others:
+            rows = await connection.fetch(
+                FINISH_ANY[tables], *_columns(others, now), *_more_columns(others)
+            )
+            written.update(row["id"] for row in rows)
+            await _consider(connection, tables, rows, ends)
+        finished.again = ends.again
+        released = finished.released = await settle(
+            connection, tables, ends.through, standing=ends.standing
+        )
+        released.add(await doom(connection, tables, ends.dead))
+        await tell(connection, channels.done, [*ends.awaited, *released.awaited])
+        if ends.removed:
+            await connection.execute(REMOVE[tables], ends.removed)
+        lanes = released.lanes | finished.again
+        if released.tasks <= len(outcomes):
             lanes = {lane for lane in lanes if not serves(lane[0])}
         await ring(connection, channels.tasks, lanes)
+    suspended = [outcome.id for outcome in outcomes if outcome.word == "suspended"]
+    if suspended:
+        # After the commit: an event that was sent until then is seen here, a later one wakes.
+        finished.again |= await wake_tasks(connection, tables, suspended)
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
-    finished.fenced = await _fenced(connection, tables, [o for o in outcomes if o.id not in ended])
+    finished.fenced = await _fenced(connection, tables, [o for o in outcomes if o.id not in written])
     return finished
 
 
-async def _update(
-    connection: Connection, tables: Tables, outcomes: Sequence[Outcome]
-) -> list[Record]:
-    now = time.monotonic()
-    rows: list[Record] = await connection.fetch(
-        FINISH_ANY[tables],
+@dataclass(slots=True)
+class _Ends:
+    """What the tasks of a batch came to, by what has to follow from it."""
+
+    through: list[UUID] = field(default_factory=list)
+    standing: list[UUID] = field(default_factory=list)
+    dead: list[UUID] = field(default_factory=list)
+    awaited: list[UUID] = field(default_factory=list)
+    removed: list[UUID] = field(default_factory=list)
+    again: set[tuple[str, int]] = field(default_factory=set)
+
+
+async def _consider(
+    connection: Connection, tables: Tables, rows: Sequence[Record], ends: _Ends
+) -> None:
+    """Sort what FINISH_ANY wrote by what follows from it."""
+    state = {row["id"]: row["state"] for row in rows}
+    late = [
+        row["id"]
+        for row in rows
+        if row["cancel_requested"] and row["state"] in ("scheduled", "enqueued")
+    ]
+    if late:
+        for row in await connection.fetch(CANCEL_REQUESTED[tables], late):
+            state[row["id"]] = "cancelled"
+    for row in rows:
+        id, now = row["id"], state[row["id"]]
+        if now == "enqueued":
+            ends.again.add((row["queue"], row["priority"]))
+        if now in ("enqueued", "scheduled"):
+            continue
+        if row["awaited"]:
+            ends.awaited.append(id)
+        if row["has_children"]:
+            (ends.through if now == "done" else ends.dead).append(id)
+        elif now == "done" and row["auto_remove"] and not row["awaited"]:
+            ends.removed.append(id)
+
+
+def _columns(outcomes: Sequence[Outcome], now: float) -> tuple[list[Any], ...]:
+    return (
         [outcome.id for outcome in outcomes],
         [outcome.run for outcome in outcomes],
         [outcome.result for outcome in outcomes],
         [outcome.context for outcome in outcomes],
         [now - outcome.began for outcome in outcomes],
         [now - outcome.ended for outcome in outcomes],
+    )
+
+
+def _more_columns(outcomes: Sequence[Outcome]) -> tuple[list[Any], ...]:
+    return (
         [outcome.state for outcome in outcomes],
         [outcome.word for outcome in outcomes],
         [outcome.delay for outcome in outcomes],
@@ -243,7 +305,6 @@ async def _update(
         [outcome.error_message for outcome in outcomes],
         [outcome.error_traceback for outcome in outcomes],
     )
-    return rows
 
 
 async def _fenced(

@@ -15,10 +15,17 @@ from fastedgy.models.tables import Tables
 from fastedgy.store.family import doom
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import lanes_payload, ring
-from fastedgy.store.statements import Statement
+from fastedgy.store.order import in_order
+from fastedgy.store.statements import GATED_LINE, Statement
 
 CHUNK = 5_000
 """Rows of one statement. 1,000 to 5,000 cost the same per row; more take memory on both sides."""
+
+TREE = 20_000
+"""Rows of one statement where they hang together: a whole tree is one round trip."""
+
+GATES_NAMED = 10
+"""Gates that a notification names. Those of others are found by looking."""
 
 COPY_FROM = 2_000
 """Rows from which on COPY is worth two more round trips (its description, and the bell): it takes
@@ -87,6 +94,8 @@ WITH parent AS (
     UPDATE $tasks AS task SET has_children = true
       FROM parent, fine
      WHERE task.id = parent.id AND NOT task.has_children AND parent.state <> 'done'
+), awaiting AS (
+    SELECT DISTINCT parent_id FROM edge
 ), new AS (
     INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                         awaited, on_parent_failure, unique_key, auto_remove, context, closure,
@@ -103,7 +112,7 @@ WITH parent AS (
            CASE WHEN given.redact IS NOT NULL
                 THEN ARRAY (SELECT jsonb_array_elements_text(given.redact)) END,
            given.schedule, given.takes_results, given.trace, given.signature,
-           given.id = ANY ($18::uuid[]),
+           awaiting.parent_id IS NOT NULL,
            coalesce(bound.parents, 0),
            due.at,
            clock_timestamp(),
@@ -127,6 +136,7 @@ WITH parent AS (
                            closure, owner, gate, gate_limit, gate_rate, breaker, redact, schedule,
                            takes_results, trace, signature, place)
       LEFT JOIN bound ON bound.child_id = given.id
+      LEFT JOIN awaiting ON awaiting.parent_id = given.id
      CROSS JOIN LATERAL (
            SELECT coalesce(given.at, clock_timestamp() + given.delay * interval '1 second') AS at
      ) AS due
@@ -145,18 +155,13 @@ SELECT fault.missing, fault.dead,
   FROM fault
 """)
 
-HOLDERS = Statement("""
-SELECT unique_key, id FROM $tasks
- WHERE unique_key = ANY ($1::text[])
-   AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
-""")
-
 KNOWN = Statement("SELECT id FROM $tasks WHERE id = ANY ($1::uuid[])")
 
 
 def bell(tasks: Sequence[NewTask]) -> str:
     """What the notification of these tasks says (see `lanes_payload`)."""
     lanes: set[tuple[str, int]] = set()
+    gates: set[tuple[str, str, int]] = set()
     due: float | None = None
     for spec in {id(task.spec): task.spec for task in tasks}.values():
         if spec.owner is not None:
@@ -165,9 +170,15 @@ def bell(tasks: Sequence[NewTask]) -> str:
             due = spec.delay if due is None else min(due, spec.delay)
         elif spec.at is not None:
             due = 0.0  # only the database knows how far away that is
-        else:
+        elif not spec.has_gate():
             lanes.add((spec.queue, spec.priority))
-    return lanes_payload(lanes, due)
+        else:
+            found = {task.gate for task in tasks if task.spec is spec and task.gate is not None}
+            if len(found) > GATES_NAMED:
+                lanes.add((spec.queue, GATED_LINE))
+            else:
+                gates |= {(spec.queue, gate, spec.priority) for gate in found}
+    return lanes_payload(lanes, due, gates)
 
 
 def _alike(tasks: Sequence[NewTask]) -> bool:
@@ -214,17 +225,21 @@ async def insert(
 ) -> Inserted:
     """Write tasks and their links; all of them or none.
 
-    One round trip; more for thousands of tasks, which go by COPY if they are alike, else in chunks.
+    One round trip; more for thousands of tasks, which go by COPY if they are alike, and in chunks
+    from 20,000 on.
 
     `channel` is where the bell rings at the commit (None: nowhere). `again` says that this is a
     repetition after an answer was lost: rows that are there already are left alone.
 
-    Raises ParentNotFound when a parent is neither among `tasks` nor in the table; then nothing is
-    written, and a surrounding transaction is not harmed.
+    Raises ParentNotFound when a parent is neither among `tasks` nor in the table, and
+    CircularWorkflow when some of `tasks` would wait for each other; then nothing is written, and a
+    surrounding transaction is not harmed.
     """
     alike = _alike(tasks)
     copied = alike and len(tasks) >= COPY_FROM and not again
-    if len(tasks) > CHUNK and not copied:
+    if not alike:
+        tasks = in_order(tasks)
+    if len(tasks) > (CHUNK if alike else TREE) and not copied:
         return await _insert_chunks(connection, tables, tasks, channel=channel, again=again,
                                     timeout=timeout)  # fmt: skip
     if not alike and _owned_alike(tasks):
@@ -364,11 +379,3 @@ async def _insert_any(
         known = await connection.fetch(KNOWN[tables], absent, timeout=timeout)
         absent = [id for id in absent if id not in {record["id"] for record in known}]
     return Inserted(absent)
-
-
-async def find_holders(
-    connection: Connection, tables: Tables, keys: Sequence[str], *, timeout: float | None = None
-) -> dict[str, UUID]:
-    """Which unfinished task holds each unique key. A key whose task just ended is left out."""
-    rows = await connection.fetch(HOLDERS[tables], list(keys), timeout=timeout)
-    return {row["unique_key"]: row["id"] for row in rows}

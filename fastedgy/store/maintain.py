@@ -14,18 +14,19 @@ from uuid import UUID
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.statements import Statement
+from fastedgy.store.conditions import DUE
+from fastedgy.store.statements import LANE, Statement
 
-PROMOTE = Statement("""
+PROMOTE = Statement(f"""
 WITH moved AS (
-    UPDATE $tasks SET state = 'enqueued', date_enqueued = clock_timestamp()
+    UPDATE $tasks AS task SET state = 'enqueued', date_enqueued = clock_timestamp()
      WHERE id = ANY (ARRAY (
            SELECT id FROM $tasks
-            WHERE state = 'scheduled' AND date_due <= statement_timestamp()
+            WHERE {DUE}
             ORDER BY date_due
             LIMIT $1
               FOR UPDATE SKIP LOCKED))
- RETURNING queue, priority
+ RETURNING queue, {LANE}
 ), lane AS (
     SELECT queue, priority, count(*) AS tasks FROM moved GROUP BY queue, priority
 ), told AS MATERIALIZED (
@@ -47,10 +48,16 @@ SELECT coalesce((SELECT sum(tasks) FROM lane), 0)::integer AS moved,
 # key, without an index on the end of each.
 PRUNE = Statement("""
 WITH old AS (
-    SELECT id FROM $tasks
+    SELECT id FROM $tasks AS task
      WHERE id > $1 AND id < $2
        AND state = ANY ($3::text[])
        AND date_ended < statement_timestamp() - $4 * interval '1 second'
+       -- Children that have not ended may still read its result.
+       AND NOT (has_children AND EXISTS (
+               SELECT FROM $links AS link JOIN $tasks AS child ON child.id = link.child_id
+                WHERE link.parent_id = task.id
+                  AND (child.takes_results OR child.stands_for = task.id)
+                  AND child.state NOT IN ('done', 'failed', 'cancelled')))
      ORDER BY id
      LIMIT $5
        FOR UPDATE SKIP LOCKED
@@ -59,9 +66,11 @@ WITH old AS (
 ), unlinked AS (
     DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
 ), forgotten AS (
-    DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id AND link.settled
+    DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id
 ), unlogged AS (
     DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+), unstepped AS (
+    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
 )
 SELECT count(*)::integer AS pruned, max(id::text) AS last FROM gone
 """)

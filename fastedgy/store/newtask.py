@@ -29,6 +29,10 @@ class Spec:
     redact: tuple[str, ...] | None = None  # places in the arguments: "0", "password"
     schedule: str | None = None
 
+    def has_gate(self) -> bool:
+        """Whether its tasks wait in the lines of gates."""
+        return self.limit is not None or self.rate is not None or self.breaker is not None
+
     def is_plain(self) -> bool:
         """Whether the short statements can write it: due now, and kept when done."""
         return (

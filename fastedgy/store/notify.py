@@ -6,6 +6,7 @@ NOTIFY takes a lock at commit that all notifying transactions of the server shar
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
@@ -16,6 +17,10 @@ from fastedgy.config import QueuedTaskConfig
 
 # A payload has 8,000 bytes at most; an id takes 37.
 IDS_PER_PAYLOAD = 200
+BYTES_PER_PAYLOAD = 7_000
+
+FREE = "free "
+"""What stands before free places on the control channel."""
 
 
 class Channels(NamedTuple):
@@ -36,14 +41,32 @@ def channels_of(config: QueuedTaskConfig) -> Channels:
     return Channels(config.notify_channel, config.done_channel, config.control_channel)
 
 
-def lanes_payload(lanes: Collection[tuple[str, int]], due: float | None = None) -> str:
+@dataclass(slots=True)
+class Free:
+    """Places that are free again, at gates and in limited queues."""
+
+    gates: set[str] = field(default_factory=set)
+    queues: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.gates or self.queues)
+
+
+def lanes_payload(
+    lanes: Collection[tuple[str, int]],
+    due: float | None = None,
+    gates: Collection[tuple[str, str, int]] = (),
+) -> str:
     """What a bell says: the lanes that got work, and in how many seconds the next task is due.
 
-    At most 50 lanes are named; an empty list means "look everywhere".
+    At most 50 lanes are named; an empty list means "look everywhere". `gates` are lanes behind
+    gates by queue, gate and priority; with too many of them, say `GATED_LINE` of their queues.
     """
     named = sorted(lanes)
     if len(named) > 50 or sum(len(queue) for queue, _ in named) > 4_000:
         named = []
+    if gates:
+        return orjson.dumps({"lanes": named, "due": due, "gates": sorted(gates)}).decode()
     return orjson.dumps({"lanes": named, "due": due}).decode()
 
 
@@ -53,6 +76,26 @@ async def ring(
     """Tell the workers that these lanes have work."""
     if channel is not None and lanes:
         await connection.execute("SELECT pg_notify($1, $2)", channel, lanes_payload(lanes))
+
+
+async def tell_free(connection: Connection, channel: str | None, free: Free) -> None:
+    """Tell the workers of free places. Those that no payload takes are found by looking."""
+    if channel is not None and free:
+        payload = _free_payload(sorted(free.gates), sorted(free.queues))
+        await connection.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+
+def _free_payload(gates: list[str], queues: list[str]) -> str:
+    payload = FREE + orjson.dumps({"gates": gates, "queues": queues}).decode()
+    if len(payload.encode()) <= BYTES_PER_PAYLOAD:
+        return payload
+    return _free_payload(gates[: len(gates) // 2], queues[: len(queues) // 2])
+
+
+async def ring_all(connection: Connection, channel: str | None) -> None:
+    """Tell the workers to look everywhere."""
+    if channel is not None:
+        await connection.execute("SELECT pg_notify($1, $2)", channel, lanes_payload(()))
 
 
 async def tell(connection: Connection, channel: str | None, ids: Sequence[UUID]) -> None:

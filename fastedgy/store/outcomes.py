@@ -6,6 +6,7 @@ knows no functions. It carries the claim (`id` and `run`) under which alone it m
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 
@@ -14,10 +15,11 @@ class Outcome:
 
     `state` is the state that the row gets; `word` says why in the row's history. `began` and
     `ended` are readings of `time.monotonic()`; `delay` is seconds until the next run; `result` and
-    `context` are JSON, None where there is nothing to write.
+    `context` are JSON, None where there is nothing to write. `of` is the run whose end it is, where
+    one was started.
     """
 
-    __slots__ = ("began", "context", "ended", "id", "result", "run")
+    __slots__ = ("began", "context", "ended", "id", "of", "result", "run")
 
     word: str
     state: str
@@ -36,6 +38,7 @@ class Outcome:
         self.ended = ended
         self.result = result
         self.context: str | None = None
+        self.of: Any = None
 
     def __repr__(self) -> str:
         return f"<Outcome {self.word} of task {self.id}, run {self.run}>"
@@ -46,6 +49,24 @@ class Done(Outcome):
 
     __slots__ = ()
     word = state = "done"
+
+
+class DoneParent(Done):
+    """The function returned, in a task that others wait for."""
+
+    __slots__ = ()
+
+
+class Standing(Outcome):
+    """The function returned another task, `by`, whose end will be this one's."""
+
+    __slots__ = ("by",)
+    word = "stands"
+    state = "waiting"
+
+    def __init__(self, id: UUID, run: int, began: float, ended: float, by: UUID) -> None:
+        super().__init__(id, run, began, ended)
+        self.by = by
 
 
 class Other(Outcome):
@@ -107,6 +128,11 @@ def retry(
 def snoozed(id: UUID, run: int, began: float, ended: float, delay: float) -> Outcome:
     """The task asked to run later. Costs no attempt."""
     return Other(id, run, _later(delay), "snoozed", began, ended, delay=delay, refund=1)
+
+
+def suspended(id: UUID, run: int, began: float, ended: float, delay: float) -> Outcome:
+    """The task sleeps, or waits for an event. Costs no attempt."""
+    return Other(id, run, _later(delay), "suspended", began, ended, delay=delay, refund=1)
 
 
 def unknown(id: UUID, run: int, began: float, ended: float, delay: float, message: str) -> Outcome:

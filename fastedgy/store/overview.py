@@ -1,7 +1,5 @@
-"""Reading the whole: how many tasks are in which state, who works on them, how it went lately.
-
-Counts are exact. The states that matter are counted in their partial indexes; only the total is
-counted over all tasks, in the primary key.
+"""The worker processes, as their rows tell of them. What is counted over all tasks stands in
+`counts`, how it went lately in `history`.
 """
 
 from __future__ import annotations
@@ -10,29 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.find import STATES, first_id
 from fastedgy.store.statements import Statement
-
-# No index knows when a task was done, and none its name, so what is asked of those done is asked of
-# the newest tasks only: that bounds the cost in a table of millions. Measured with two million:
-# 0.7 s for `last_hour`, 0.4 s for the percentiles of 200,000.
-RECENT_TASKS = 1_000_000
-SAMPLED_TASKS = 200_000
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """Tasks of a queue that are due and not claimed, and for how long the oldest of them is."""
-
-    depth: int
-    oldest_due_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,67 +66,6 @@ class WorkerSummary:
     busy: int
 
 
-@dataclass(frozen=True, slots=True)
-class NameStats:
-    """How the recent tasks of one name ended. Durations of those done, in milliseconds."""
-
-    name: str
-    done: int
-    failed: int
-    duration_ms_p50: float | None
-    duration_ms_p95: float | None
-
-
-# One statement, so that the numbers are of one moment. `done` is what is left of the total.
-_STATES = Statement("""
-SELECT (SELECT count(*) FROM $tasks) AS total,
-       (SELECT count(*) FROM $tasks WHERE state = 'scheduled') AS scheduled,
-       (SELECT count(*) FROM $tasks WHERE state = 'waiting') AS waiting,
-       (SELECT count(*) FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NULL)
-     + (SELECT count(*) FROM $tasks
-         WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL)
-     + (SELECT count(*) FROM $tasks WHERE state = 'enqueued' AND alone) AS enqueued,
-       (SELECT count(*) FROM $tasks WHERE state = 'doing') AS doing,
-       (SELECT count(*) FROM $tasks WHERE state = 'failed') AS failed,
-       (SELECT count(*) FROM $tasks WHERE state = 'cancelled') AS cancelled
-""")
-
-
-async def count_states(connection: Connection, tables: Tables) -> dict[str, int]:
-    """How many tasks are in each state, in the order of a task's life, zeros included."""
-    row = await connection.fetchrow(_STATES[tables])
-    assert row is not None
-    others = {state: row[state] for state in STATES if state != "done"}
-    done = row["total"] - sum(others.values())
-    return {state: others.get(state, done) for state in STATES}
-
-
-_DEPTHS = Statement("""
-SELECT queue, sum(depth)::bigint AS depth,
-       coalesce(extract(epoch FROM clock_timestamp() - min(oldest)), 0)::float8 AS age
-  FROM (
-    SELECT queue, count(*) AS depth, min(date_enqueued) AS oldest
-      FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NULL GROUP BY queue
-    UNION ALL
-    SELECT queue, count(*), min(date_enqueued)
-      FROM $tasks WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL GROUP BY queue
-    UNION ALL
-    SELECT queue, count(*), min(date_enqueued)
-      FROM $tasks WHERE state = 'enqueued' AND alone GROUP BY queue
-    UNION ALL
-    SELECT queue, 0, NULL FROM $tasks WHERE state = 'doing' GROUP BY queue
-  ) AS part
- GROUP BY queue
- ORDER BY queue
-""")
-
-
-async def queue_depths(connection: Connection, tables: Tables) -> dict[str, QueueDepth]:
-    """The queues that have due or running tasks."""
-    rows = await connection.fetch(_DEPTHS[tables])
-    return {row["queue"]: QueueDepth(row["depth"], round(max(0.0, row["age"]), 3)) for row in rows}
-
-
 _WORKERS = Statement("""
 SELECT worker.id, worker.server_name, worker.pid, worker.supervisor_id, worker.state, worker.queues,
        worker.concurrency, worker.version, worker.counters, worker.date_started,
@@ -161,6 +83,33 @@ async def list_workers(connection: Connection, tables: Tables) -> list[WorkerRow
     """The worker processes whose rows say that they run, by server."""
     rows = await connection.fetch(_WORKERS[tables])
     return [WorkerRow(**{**row, "counters": json.loads(row["counters"])}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A task that a worker holds."""
+
+    worker_id: UUID
+    id: UUID
+    name: str
+    queue: str
+    date_started: datetime
+    cancel_requested: bool
+
+
+_SLOTS = Statement("""
+SELECT task.worker_id, task.id, task.name, task.queue, task.date_started, task.cancel_requested
+  FROM $workers AS worker CROSS JOIN LATERAL (
+       SELECT * FROM $tasks WHERE state = 'doing' AND worker_id = worker.id LIMIT $1
+  ) AS task
+ WHERE worker.state IN ('running', 'draining')
+ ORDER BY task.date_started, task.id
+""")
+
+
+async def slots(connection: Connection, tables: Tables, *, each: int) -> list[Slot]:
+    """What the workers hold, up to `each` tasks of every one, those that started first first."""
+    return [Slot(**row) for row in await connection.fetch(_SLOTS[tables], each)]
 
 
 def worker_summary(workers: Sequence[WorkerRow], *, lease: float) -> WorkerSummary:
@@ -197,63 +146,3 @@ def in_process(workers: Sequence[WorkerRow]) -> dict[str, dict[str, float]]:
                 known = sums.get(word, 0)
                 sums[word] = max(known, value) if word == "longest" else known + value
     return dict(sorted(total.items()))
-
-
-_BOUND = Statement("SELECT least(id, $1) FROM $tasks ORDER BY id DESC OFFSET $2 LIMIT 1")
-_LAST_HOUR = Statement("""
-SELECT (SELECT count(*) FROM $tasks WHERE id >= $1 AND state = 'done'
-           AND date_ended > clock_timestamp() - interval '1 hour') AS done,
-       (SELECT count(*) FROM $tasks WHERE state = 'failed'
-           AND date_ended > clock_timestamp() - interval '1 hour') AS failed
-""")
-_NAMES = Statement("""
-SELECT name, done, failed, quantiles[1] AS p50, quantiles[2] AS p95
-  FROM (
-    SELECT name, count(*) FILTER (WHERE state = 'done') AS done,
-           count(*) FILTER (WHERE state = 'failed') AS failed,
-           percentile_cont(ARRAY [0.5, 0.95]) WITHIN GROUP
-               (ORDER BY 1000 * extract(epoch FROM date_ended - date_started)::float8)
-               FILTER (WHERE state = 'done') AS quantiles
-      FROM $tasks
-     WHERE id >= $1 AND state IN ('done', 'failed')
-     GROUP BY name
-  ) AS each
- ORDER BY done + failed DESC, name
- LIMIT $2
-""")
-
-
-async def recent_bound(
-    connection: Connection,
-    tables: Tables,
-    *,
-    newest: int,
-    within: timedelta = timedelta(0),
-) -> UUID:
-    """The id from which on tasks count as recent: the newest ones, and those made `within`."""
-    bound = await connection.fetchval(_BOUND[tables], first_id(datetime.now(UTC) - within), newest)
-    return UUID(int=0) if bound is None else bound
-
-
-async def last_hour(
-    connection: Connection, tables: Tables, *, newest: int = RECENT_TASKS
-) -> dict[str, int]:
-    """How many tasks were done and how many failed in the last hour.
-
-    Those done are looked for among the `newest` tasks and all that were made within the hour.
-    """
-    since = await recent_bound(connection, tables, newest=newest, within=timedelta(hours=1))
-    row = await connection.fetchrow(_LAST_HOUR[tables], since)
-    assert row is not None
-    return dict(row)
-
-
-async def name_stats(
-    connection: Connection, tables: Tables, *, newest: int = SAMPLED_TASKS, limit: int = 200
-) -> list[NameStats]:
-    """How the `newest` tasks ended, by name, the most frequent names first."""
-    since = await recent_bound(connection, tables, newest=newest)
-    rows = await connection.fetch(_NAMES[tables], since, limit)
-    return [
-        NameStats(row["name"], row["done"], row["failed"], row["p50"], row["p95"]) for row in rows
-    ]

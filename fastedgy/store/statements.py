@@ -12,6 +12,13 @@ HISTORY = """CASE WHEN jsonb_typeof(task.history) <> 'array' THEN '[]'::jsonb
                       WHEN jsonb_array_length(task.history) >= 20 THEN task.history - 0
                       ELSE task.history END"""
 
+GATED_LINE = 2**31
+"""In place of a priority: the line of all tasks of a queue that have a gate. A priority cannot be
+that high."""
+
+# Which lane of its queue a task belongs to, as bells name it.
+LANE = f"CASE WHEN task.gate IS NULL THEN task.priority ELSE {GATED_LINE} END AS priority"
+
 _NAME = re.compile(r"\$([a-z_]+)")
 
 

@@ -27,6 +27,20 @@ SELECT id, name, state, result, error_type, error_message, error_traceback
   FROM $tasks WHERE id = $1
 """)
 
+OUTCOMES = Statement("""
+SELECT id, name, state, result, error_type, error_message, error_traceback
+  FROM $tasks WHERE id = ANY ($1::uuid[])
+""")
+
+# As AWAIT, for many. Their rows are read afterwards.
+AWAIT_ALL = Statement("""
+UPDATE $tasks SET awaited = true
+ WHERE id = ANY ($1::uuid[]) AND NOT awaited
+   AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
+""")
+
+STATES = Statement("SELECT state, count(*) FROM $tasks WHERE id = ANY ($1::uuid[]) GROUP BY state")
+
 CONTEXT = Statement("SELECT context FROM $tasks WHERE id = $1")
 CHILDREN = Statement("SELECT child_id AS id FROM $links WHERE parent_id = $1 ORDER BY child_id")
 PARENTS = Statement("SELECT parent_id AS id FROM $links WHERE child_id = $1 ORDER BY parent_id")
@@ -44,6 +58,27 @@ async def mark_awaited(connection: Connection, tables: Tables, id: UUID) -> Reco
 async def read_outcome(connection: Connection, tables: Tables, id: UUID) -> Record | None:
     """State, result and error of a task; None when there is no such row."""
     return await connection.fetchrow(OUTCOME[tables], id)
+
+
+async def mark_all_awaited(connection: Connection, tables: Tables, ids: Sequence[UUID]) -> None:
+    """Ask that the ends of these tasks be told on the channel."""
+    await connection.execute(AWAIT_ALL[tables], ids)
+
+
+async def read_outcomes(
+    connection: Connection, tables: Tables, ids: Sequence[UUID]
+) -> Sequence[Record]:
+    """State, result and error of tasks, in no particular order; those that have rows."""
+    rows: Sequence[Record] = await connection.fetch(OUTCOMES[tables], ids)
+    return rows
+
+
+async def count_states(
+    connection: Connection, tables: Tables, ids: Sequence[UUID]
+) -> dict[str, int]:
+    """How many of these tasks are in each state. Those without rows are not counted."""
+    rows = await connection.fetch(STATES[tables], ids)
+    return {row["state"]: row["count"] for row in rows}
 
 
 async def read_context(connection: Connection, tables: Tables, id: UUID) -> str | None:

@@ -16,8 +16,9 @@ from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import doom
-from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import HISTORY, Statement
+from fastedgy.store.notify import SILENT, Channels, Free, ring, tell, tell_free
+from fastedgy.store.queues import read_rules
+from fastedgy.store.statements import HISTORY, LANE, Statement
 
 REGISTER = Statement("""
 INSERT INTO $workers (id, server_name, pid, supervisor_id, queues, concurrency, version)
@@ -109,9 +110,10 @@ UPDATE $tasks AS task
                   FOR NO KEY UPDATE) AS held
        ) AS final
  WHERE task.id = ANY (ARRAY [final.id])
-RETURNING task.id, task.state, task.queue, task.priority, task.alone, task.has_children,
-          task.awaited, final.lost
+RETURNING task.id, task.state, task.queue, $lane, task.alone, task.has_children,
+          task.awaited, final.lost, task.gate
 """,
+    lane=LANE,
     history=HISTORY,
 )
 
@@ -131,10 +133,34 @@ SELECT owner.id FROM owner
                     WHERE worker.id = owner.id AND worker.state IN ('running', 'draining'))
 """)
 
+# What they have counted is kept, in one row for all of them: sums over the table never go backwards.
 FORGET = Statement("""
-DELETE FROM $workers
- WHERE state IN ('stopped', 'lost')
-   AND date_ended < statement_timestamp() - $1 * interval '1 second'
+WITH gone AS (
+    DELETE FROM $workers
+     WHERE state IN ('stopped', 'lost') AND id <> '00000000-0000-0000-0000-000000000000'
+       AND date_ended < statement_timestamp() - $1 * interval '1 second'
+ RETURNING counters
+), counted AS (
+    SELECT each.key AS name, sum((each.value #>> '{}')::numeric) AS total
+      FROM gone CROSS JOIN LATERAL jsonb_each(gone.counters) AS each
+     WHERE jsonb_typeof(each.value) = 'number' AND each.key NOT IN ('deaf', 'memory_mb')
+     GROUP BY each.key
+), kept AS (
+    INSERT INTO $workers AS worker (id, server_name, pid, state, concurrency, version, counters,
+                                    date_ended, exit_reason)
+    SELECT '00000000-0000-0000-0000-000000000000', '(forgotten)', 0, 'stopped', 0, '',
+           coalesce((SELECT jsonb_object_agg(name, total) FROM counted), '{}'),
+           clock_timestamp(), 'Stands for the workers whose rows were deleted.'
+     WHERE EXISTS (SELECT FROM gone)
+        ON CONFLICT (id) DO UPDATE
+       SET date_ended = excluded.date_ended,
+           counters = (SELECT coalesce(jsonb_object_agg(key, total), '{}')
+                         FROM (SELECT key, sum((value #>> '{}')::numeric) AS total
+                                 FROM (SELECT * FROM jsonb_each(worker.counters)
+                                       UNION ALL SELECT * FROM jsonb_each(excluded.counters)) AS _
+                                GROUP BY key) AS _)
+)
+SELECT count(*)::integer FROM gone
 """)
 
 
@@ -303,9 +329,12 @@ async def rescue_orphans(
 
 
 async def forget_workers(connection: Connection, tables: Tables, *, older_than: float) -> int:
-    """Delete the rows of workers that ended more than `older_than` seconds ago."""
-    status = await connection.execute(FORGET[tables], older_than)
-    return int(status.rpartition(" ")[2])
+    """Delete the rows of workers that ended more than `older_than` seconds ago.
+
+    Returns how many. What they have counted goes into one row that stands for all of them.
+    """
+    number: int = await connection.fetchval(FORGET[tables], older_than)
+    return number
 
 
 async def _expiry(connection: Connection, seconds: float) -> datetime:
@@ -352,4 +381,11 @@ async def _take_back(
         awaited += released.awaited
     await tell(connection, channels.done, awaited)
     await ring(connection, channels.tasks, taken.lanes)
+    if rows and channels.control is not None:
+        limited = (await read_rules(connection, tables)).limited
+        free = Free(
+            {row["gate"] for row in rows if row["gate"] is not None},
+            {row["queue"] for row in rows} & limited,
+        )
+        await tell_free(connection, channels.control, free)
     return taken

@@ -25,6 +25,7 @@ from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 from fastedgy.queued_tasks.buffer import Buffer, Pending
+from fastedgy.queued_tasks.duplicates import USUAL
 from fastedgy.store.newtask import Spec
 from fastedgy.tasks.config import TaskConfig
 
@@ -128,7 +129,7 @@ class Claim:
         self._function: TaskFunction = function
         self._service = service
         self._ref = QueuedTaskRef(service, run.id)
-        self._pending = Pending(run.id, spec, args, kwargs, None, "existing", (), self._ref)
+        self._pending = Pending(run.id, spec, args, kwargs, None, USUAL, (), self._ref)
         self._pending.context = context
         if keys := service.config.signing_keys:
             self._pending.signature = sign(keys, run.id, spec.function, args, kwargs)

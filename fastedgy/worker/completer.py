@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -22,10 +22,11 @@ from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.store.claim import Lane
 from fastedgy.store.finish import Finished, finish_any, finish_done
-from fastedgy.store.notify import Channels
+from fastedgy.store.notify import Channels, Free, tell_free
 from fastedgy.store.outcomes import Done, Other, Outcome
 from fastedgy.store.traces import LogLine, append_logs, write_contexts
 from fastedgy.worker.counters import Counters
+from fastedgy.worker.telling import Telling
 from fastedgy.worker.wire import GivenUp, Wire
 
 logger = logging.getLogger("fastedgy.worker")
@@ -43,6 +44,7 @@ _COUNTED = {
     "failed": "failed",
     "retry": "retried",
     "snoozed": "snoozed",
+    "suspended": "snoozed",
     "interrupted": "interrupted",
     "cancelled": "cancelled",
 }
@@ -80,11 +82,16 @@ class Completer:
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
         self.serves: Callable[[str], bool] = lambda queue: False
         self.on_due: Callable[[float], None] = lambda seconds: None
+        self.on_written: Callable[[Sequence[Outcome], Sequence[Outcome]], None]
+        self.on_written = lambda batch, fenced: None
+        self.telling: Telling | None = None
+        self.on_ended: Callable[[Sequence[Outcome]], Free | None] = lambda batch: None
 
     # Told by the executor.
 
     def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
         """Take an outcome, with the run whose last words belong to it."""
+        outcome.of = run
         if run is not None and run.is_pending():
             self._ended[outcome.id] = run
         self._outcomes.append(outcome)
@@ -199,6 +206,14 @@ class Completer:
 
         finished = await self._wire.run(write, until=self._given_up)
         self._count(len(simple), others)
+        self.on_written(batch, finished.fenced if finished is not None else ())
+        if self.telling is not None and self.telling.active:
+            self.telling.ended(batch)
+        if free := self.on_ended(batch):
+            await self._wire.run(
+                lambda connection: tell_free(connection, self._channels.control, free),
+                until=self._given_up,
+            )
         if finished is not None:
             self._consequences(finished)
 
@@ -262,6 +277,8 @@ class Completer:
 
         if contexts or lines:
             await self._wire.run(write, until=self._given_up)
+            if self.telling is not None and self.telling.active:
+                self.telling.said(talking)
 
     async def _append(self, connection: Connection, lines: list[LogLine], *, again: bool) -> None:
         for start in range(0, len(lines), LINES):

@@ -22,6 +22,8 @@ class Counters:
     fenced: int = 0
     handed_back: int = 0
     promoted: int = 0
+    fired: int = 0
+    misfired: int = 0
     rescued: int = 0
     pruned: int = 0
     log_lines_dropped: int = 0

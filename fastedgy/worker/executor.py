@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -26,21 +26,26 @@ from fastedgy.errors import (
     FunctionRefused,
     InvalidArguments,
     SignatureRefused,
+    TaskOutcomeError,
 )
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.closures import unpack
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
+from fastedgy.queued_task.middleware import registered, through
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer
+from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import outcomes
 from fastedgy.store.outage import is_outage
-from fastedgy.store.outcomes import Done, Outcome
+from fastedgy.store.outcomes import Outcome, Standing
 from fastedgy.worker.counters import Counters
+from fastedgy.worker.guards import guarded
 from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
+from fastedgy.worker.results import Results
 from fastedgy.worker.running import Running, verify_row
-from fastedgy.worker.verdict import Misfit, Verdict, judge, left_behind, returned
+from fastedgy.worker.verdict import Misfit, Verdict, done_as, judge, left_behind, returned
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
@@ -62,7 +67,8 @@ UNKNOWN_AGAIN = 10.0
 
 _pre_run = hooks.registered("pre_run")
 _post_run = hooks.registered("post_run")
-"""Empty as long as there are no hooks: looked at for every task."""
+_middleware = registered()
+"""Empty as long as there are no hooks and no middleware: looked at for every task."""
 
 NEVER = float("inf")
 """The deadline of what has outlived its own."""
@@ -79,6 +85,10 @@ class Lease(Protocol):
 
 class _Unlimited:
     lease_until = float("inf")
+
+
+async def _read_nothing(ids: list[UUID]) -> list[Any]:
+    return []
 
 
 class Executor:
@@ -117,6 +127,7 @@ class Executor:
         self._low_water = 0
         self.closed = False
         self.lease: Lease = _Unlimited()
+        self.results = Results(_read_nothing)
         self.on_room: Callable[[], None] = lambda: None
         self.on_stuck: Callable[[str], None] = lambda reason: None
         self._empty = asyncio.Event()
@@ -154,6 +165,10 @@ class Executor:
         """Whether a sync function runs: it can be ended with its process only."""
         return any(it.sync for it in self._running.values())
 
+    def gates_queued(self) -> set[str | None]:
+        """The gates of those that are claimed and not started; None: those without."""
+        return {row["gate"] for row in self._queue}
+
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
         if self.closed or time.monotonic() >= self.lease.lease_until:
@@ -173,9 +188,15 @@ class Executor:
 
     # Starting.
 
-    def accept(self, rows: list[Record]) -> None:
-        """Take claimed tasks over, in their order; those that there is no slot for wait here."""
-        self._queue.extend(rows)
+    def accept(self, rows: list[Record], *, first: bool = False) -> None:
+        """Take claimed tasks over, in their order; those that there is no slot for wait here.
+
+        `first`: before what waits here already.
+        """
+        if first:
+            self._queue.extendleft(reversed(rows))
+        else:
+            self._queue.extend(rows)
         self._fill()
 
     def resume(self) -> None:
@@ -234,18 +255,25 @@ class Executor:
         try:
             if it.cancelling is not None:
                 raise asyncio.CancelledError
-            value = await self._call(it)
+            if it.extra is not None and it.extra.breaker is not None:
+                value = await guarded(it, it.extra.breaker, self._attempt)
+            elif _middleware:
+                value = await through(it, lambda: self._call(it))
+            else:
+                value = await self._call(it)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
             verdict = judge(it, error, self._config)
         else:
             if value is None and it.cancelling is None and it.buffer is None and not _post_run:
-                self._end(it, Done(it.id, it.run, it.began, time.monotonic()))
+                self._end(it, done_as(it)(it.id, it.run, it.began, time.monotonic()))
                 return
             verdict = returned(it, value, self._config)
         if it.buffer is not None:
             verdict = await self._write_added(it, verdict)
+        if type(verdict.outcome) is Standing:
+            verdict = await self._stand(it, verdict, verdict.outcome)
         if verdict.outcome.state == "failed" and verdict.error is not None:
             await call_handler(it, verdict.error, self._config)
         if _post_run:
@@ -255,6 +283,9 @@ class Executor:
             except BaseException:
                 logger.exception("A post-run hook of %s could not end", it.name)
         self._end(it, verdict.outcome)
+
+    async def _attempt(self, it: Running) -> Any:
+        return await (through(it, lambda: self._call(it)) if _middleware else self._call(it))
 
     async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:
         """Write what the task has added to the queue, if it is done; else nobody wants it."""
@@ -270,12 +301,32 @@ class Executor:
             return judge(it, error, self._config)
         return verdict
 
+    async def _stand(self, it: Running, verdict: Verdict, outcome: Standing) -> Verdict:
+        """Find out which task the returned one is. It has a row before its stand-in waits for it."""
+        it.cancelling = it.cancelling or "finishing"
+        try:
+            meant = verdict.value.__queued_task__()
+            if not isinstance(meant, QueuedTaskRef):
+                raise Misfit(
+                    "A task can return one task, whose result becomes its own. For the results of "
+                    "several, return one that takes them: tasks.add_task(combine, group).",
+                    "InvalidResult",
+                )
+            outcome.by = await meant.get_task_id()
+        except BaseException as error:
+            if not is_outage(error):
+                it.cancelling = None
+            return judge(it, error, self._config)
+        return verdict
+
     async def _call(self, it: Running) -> Any:
         target = it.target
         args: Sequence[Any]
         kwargs: dict[str, Any]
         if it.args == "[]" and it.kwargs == "{}" and target in self._bare:
             args, kwargs = (), {}
+        elif it.extra is not None and it.extra.takes_results:
+            args, kwargs = await self._with_results(it, it.extra.run_anyway)
         else:
             args, kwargs = self._arguments(it)
         if target.injected:
@@ -293,6 +344,19 @@ class Executor:
         if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
             return await result
         return result
+
+    async def _with_results(
+        self, it: Running, run_anyway: bool
+    ) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            args, kwargs = await self.results.arguments(
+                it.name, it.args, it.kwargs, run_anyway=run_anyway
+            )
+            return it.target.rebuild(args, kwargs)
+        except InvalidArguments as error:
+            raise Misfit(str(error)) from None
+        except TaskOutcomeError as error:
+            raise Misfit(str(error), type(error).__name__) from None
 
     def _arguments(self, it: Running) -> tuple[list[Any], dict[str, Any]]:
         try:
@@ -393,6 +457,17 @@ class Executor:
         self.closed = True
         for outcome in self.take_queue():
             self._completer.put(outcome)
+
+    def give_back(self, queues: Collection[str]) -> None:
+        """Hand back what is claimed of these queues and not started, at no loss."""
+        now = time.monotonic()
+        for row in [row for row in self._queue if row["queue"] in queues]:
+            try:
+                self._queue.remove(row)
+            except ValueError:  # another thread was faster, see `take_queue`
+                continue
+            self._completer.put(outcomes.interrupted(row["id"], row["run"], now, now))
+            self._counters.handed_back += 1
 
     def take_queue(self) -> list[Outcome]:
         """Give up what was claimed ahead; the outcomes hand it back, at no loss. Also called by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -17,14 +18,19 @@ from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.store import claim, workers
 from fastedgy.store.claim import Lane
-from fastedgy.store.notify import Channels
+from fastedgy.store.gates import GateLane
+from fastedgy.store.notify import Channels, Free
+from fastedgy.store.outcomes import Outcome
+from fastedgy.store.statements import GATED_LINE
 from fastedgy.worker.counters import Counters
+from fastedgy.worker.gates import Gatekeeper
 from fastedgy.worker.lanes import Lanes
 from fastedgy.worker.wire import GivenUp, Wire
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
     from fastedgy.worker.executor import Executor
+    from fastedgy.worker.telling import Telling
 
 logger = logging.getLogger("fastedgy.worker")
 
@@ -41,6 +47,8 @@ LAST_AGAIN = 1.0
 somebody else has locked at this moment."""
 SETTLE = 1.0
 """Seconds after the last claim at which a look makes sure that no task was passed by."""
+DEAF_RULES = 0.5
+"""Seconds for which the settings of the queues hold where nobody tells of a change."""
 
 
 class Fetcher:
@@ -70,6 +78,8 @@ class Fetcher:
         self._completer = completer
         self._queues = list(queues)
         self._lanes = Lanes(self._queues)
+        self._gates = Gatekeeper(tables, worker_id, self._lanes, self._run, solo=solo)
+        self._rules_at = 0.0
         self._solo = solo
         self._bell = asyncio.Event()
         self._rung = False
@@ -80,18 +90,47 @@ class Fetcher:
         self._look_allowed = 0.0
         self._again = FIRST_AGAIN
         self._deaf = not config.use_postgresql_notify
+        self._gates.be_deaf(self._deaf, config.polling_interval)
         self.found_nothing_since: float | None = None
+        self.telling: Telling | None = None
 
     # Told by others, all in the worker's event loop.
 
     def ring(self, lanes: Iterable[Lane]) -> None:
         """There is work in these lanes (none named: somewhere)."""
-        named = list(lanes)
-        if named and not self._lanes.heard(named):
+        told = list(lanes)
+        named = [lane for lane in told if self._lanes.serves(lane[0])]
+        if told and not named:
+            return
+        self._gates.heard(named)
+        self._bell.set()
+        if named and not self._lanes.heard(lane for lane in named if lane[1] != GATED_LINE):
             return
         if not named:
             self._look_at = 0.0
         self._rung = True
+
+    def ring_gates(self, lanes: Iterable[GateLane]) -> None:
+        """There is work in these lanes behind gates."""
+        self._gates.heard_of(lanes)
+        self._bell.set()
+
+    def freed(self, free: Free) -> None:
+        """Another worker has freed places of gates and queues, and has no use for them."""
+        self._gates.freed(free)
+        self._bell.set()
+
+    def ended(self, outcomes: Iterable[Outcome]) -> Free:
+        """Outcomes are written. Returns the places that this worker leaves to others."""
+        free = self._gates.ended(outcomes)
+        if not free or self._stopping or self._solo or self._executor.room() <= 0:
+            return free
+        self._bell.set()
+        return Free()
+
+    def rules_changed(self) -> None:
+        """The settings of a queue are others now."""
+        self._rules_at = 0.0
         self._bell.set()
 
     def serves(self, queue: str) -> bool:
@@ -107,6 +146,8 @@ class Fetcher:
         """Whether notifications do not arrive, so that looking must be more frequent."""
         self._deaf = deaf or not self._config.use_postgresql_notify
         self._look_at = 0.0
+        self._rules_at = 0.0
+        self._gates.be_deaf(self._deaf, self._config.polling_interval)
         self._bell.set()
 
     def be_unsure(self) -> None:
@@ -145,25 +186,35 @@ class Fetcher:
             return False
         losses = self._wire.losses
         rows: list[Record]
+        now = time.monotonic()
+        if now >= self._rules_at:
+            await self._read_rules(now)
         if self._solo:
-            rows = await self._run(self._claim_alone)
+            rows = await self._run(self._claim_alone) or await self._gates.claim_alone(self._queues)
             self._unsure = self._wire.losses != losses
             return await self._take(rows)
-        now = time.monotonic()
         if now >= self._look_at:
             await self._look()
         rung, self._rung = self._rung, False
         lanes = self._lanes.in_turn()
         rows = []
+        passing = self._gates.due(now)
         if lanes:
-            rows = await self._run(
-                lambda connection: claim.claim(
-                    connection, self._tables, worker_id=self._worker_id, lanes=lanes, limit=room
-                )
-            )
+            # Half of the room is for those with gates, if there are any; of one slot every other.
+            limit = (room + random.getrandbits(1)) // 2 if passing else room
+            if limit:
+                rows = await self._run(
+                    lambda connection: claim.claim(
+                        connection, self._tables, worker_id=self._worker_id, lanes=lanes,
+                        limit=limit,
+                    )
+                )  # fmt: skip
+        passed = await self._gates.claim(room - len(rows)) if passing and len(rows) < room else []
         if self._wire.losses != losses:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
-        self._more = len(rows) == room
+        self._more = len(rows) + len(passed) == room
+        if passed:
+            await self._take_passed(passed)
         if rows:
             self._again = FIRST_AGAIN
             rows.sort(key=_place_in_line)
@@ -173,26 +224,51 @@ class Fetcher:
             await self._take(rows)
             settle = min(SETTLE, self._config.polling_interval) if self._deaf else SETTLE
             self._look_at = max(time.monotonic() + settle, self._look_allowed)
-            return self._more or self._rung
+            return self._more or self._rung or bool(passed)
         if rung and time.monotonic() >= self._look_allowed:
             # A bell for nothing: a late commit may have put the task below our bounds.
-            return await self._look()
+            return await self._look() or bool(passed)
         if rung:
             self._look_at = self._look_allowed
-        return self._rung
+        return self._rung or bool(passed)
+
+    async def _read_rules(self, now: float) -> None:
+        """Read the settings of the queues. What is claimed ahead of a paused one goes back."""
+        deaf = self._deaf or self._solo
+        pause = DEAF_RULES if deaf else self._config.fallback_polling_interval
+        self._rules_at = now + pause
+        paused = await self._gates.read_rules()
+        if paused:
+            self._executor.give_back(paused)
+
+    async def _take_passed(self, rows: list[Record]) -> None:
+        """Those of keys that have nothing in the queue here do not stand behind what was claimed
+        ahead of others."""
+        first: list[Record] = []
+        if self._executor.queued:
+            ahead = self._executor.gates_queued()
+            first = [row for row in rows if row["gate"] not in ahead]
+            rows = [row for row in rows if row["gate"] in ahead]
+        if first:
+            await self._take(first, first=True)
+        if rows:
+            await self._take(rows)
 
     async def _claim_alone(self, connection: Connection) -> list[Record]:
         return await claim.claim_alone(
-            connection, self._tables, worker_id=self._worker_id, queues=self._queues
-        )
+            connection, self._tables, worker_id=self._worker_id, queues=self._queues,
+            skip=self._gates.rules.paused | self._gates.rules.limited,
+        )  # fmt: skip
 
-    async def _take(self, rows: list[Record]) -> bool:
+    async def _take(self, rows: list[Record], *, first: bool = False) -> bool:
         if not rows:
             self.found_nothing_since = self.found_nothing_since or time.monotonic()
             return False
         self.found_nothing_since = None
         self._counters.claimed += len(rows)
-        self._executor.accept(rows)
+        if self.telling is not None and self.telling.active:
+            self.telling.started(rows)
+        self._executor.accept(rows, first=first)
         return True
 
     async def _look(self) -> bool:
@@ -236,7 +312,8 @@ class Fetcher:
         elif self._executor.room() <= 0:
             pause = 1.0
         else:
-            pause = max(0.001, self._look_at - time.monotonic())
+            until = min(self._look_at, self._rules_at, self._gates.next_turn())
+            pause = max(0.001, until - time.monotonic())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._bell.wait(), pause)
         self._bell.clear()

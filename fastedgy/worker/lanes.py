@@ -27,6 +27,7 @@ class Lanes:
         self._low: dict[Lane, datetime] = {}
         self._first = 0
         self._order: list[list[Lane]] | None = None
+        self._skipped: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self._low)
@@ -34,6 +35,16 @@ class Lanes:
     def serves(self, queue: str) -> bool:
         """Whether tasks of this queue are ours to run."""
         return not self._queues or queue in self._queues
+
+    def skip(self, queues: frozenset[str]) -> None:
+        """Leave these queues out of the turns: they are paused, or claimed by way of the gates."""
+        self._skipped = queues
+        self._order = None
+
+    def of_queue(self, queue: str) -> list[tuple[Lane, datetime]]:
+        """The lanes of one queue with their bounds, the highest priority first."""
+        found = [(lane, low) for lane, low in self._low.items() if lane[0] == queue]
+        return sorted(found, key=lambda lane: -lane[0][1])
 
     def heard(self, lanes: Iterable[Lane]) -> bool:
         """Note lanes that a bell named; True when one of them is ours."""
@@ -77,7 +88,8 @@ class Lanes:
         if order is None:
             by_queue: dict[str, list[Lane]] = {}
             for lane in sorted(self._low, key=lambda lane: (lane[0], -lane[1])):
-                by_queue.setdefault(lane[0], []).append(lane)
+                if lane[0] not in self._skipped:
+                    by_queue.setdefault(lane[0], []).append(lane)
             order = self._order = list(by_queue.values())
         if not order:
             return []

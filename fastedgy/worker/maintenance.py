@@ -14,10 +14,11 @@ from asyncpg import Connection
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
-from fastedgy.store import maintain, workers
+from fastedgy.scheduler.firing import Firer, Round
+from fastedgy.store import events, keys, maintain, schedules, workers
 from fastedgy.store.claim import Lane
 from fastedgy.store.maintain import FIRST_ID, Promoted
-from fastedgy.store.notify import Channels
+from fastedgy.store.notify import Channels, ring
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -28,6 +29,12 @@ PRUNE_BATCH = 1_000
 PRUNE_EVERY = 600.0
 """Seconds between two rounds of pruning, give or take a half, so that workers take turns."""
 ORPHANS_EVERY = 30.0
+FIRE_PAUSE = 0.03
+"""Seconds between two looks at the schedules that are due, give or take a half: what is due
+meanwhile goes in one statement, and the workers take turns."""
+RECENT = 3_600.0
+"""Events that were sent so many seconds ago at most are looked at regularly; older ones before they
+are pruned. A transaction that is open for longer than that delays its events until then."""
 FORGET_AFTER = 24 * 3600.0
 """Seconds for which the row of an ended worker is kept."""
 
@@ -42,6 +49,7 @@ class Maintenance:
         channels: Channels,
         config: QueuedTaskConfig,
         counters: Counters,
+        firer: Firer,
         *,
         may_judge: Callable[[], bool],
     ) -> None:
@@ -51,11 +59,15 @@ class Maintenance:
         self._channels = channels
         self._config = config
         self._counters = counters
+        self._firer = firer
         self._may_judge = may_judge
         self._bell = asyncio.Event()
         self._stopping = False
         now = time.monotonic()
         self._promote_at = now
+        self._fire_at = now
+        self._sent: list[str] = []
+        self._wake_at = now + self._look_every() * random.uniform(0.5, 1.5)
         self._rescue_at: float | None = None
         self._orphans_at = now + ORPHANS_EVERY * random.uniform(0.5, 1.5)
         self._prune_at = now + PRUNE_EVERY * random.uniform(0.05, 1.0)
@@ -70,6 +82,16 @@ class Maintenance:
         if at < self._promote_at:
             self._promote_at = at
             self._bell.set()
+
+    def fire_soon(self) -> None:
+        """A schedule was added or changed."""
+        self._fire_at = time.monotonic()
+        self._bell.set()
+
+    def event_sent(self, key: str) -> None:
+        """An event was sent in somebody's transaction, which is committed."""
+        self._sent.append(key)
+        self._bell.set()
 
     def rescue_soon(self) -> None:
         """Somebody's heartbeat is stale."""
@@ -101,7 +123,10 @@ class Maintenance:
                 self._bell.clear()
 
     def _next(self) -> float:
-        moments = [self._promote_at, self._orphans_at, self._prune_at]
+        if self._sent:
+            return 0.0
+        moments = [self._promote_at, self._fire_at, self._wake_at, self._orphans_at,
+                   self._prune_at]  # fmt: skip
         if self._rescue_at is not None:
             moments.append(self._rescue_at)
         return min(moments)
@@ -110,6 +135,10 @@ class Maintenance:
         now = time.monotonic()
         if now >= self._promote_at:
             await self._promote()
+        if now >= self._fire_at:
+            await self._fire()
+        if self._sent or now >= self._wake_at:
+            await self._wake()
         if self._rescue_at is not None and now >= self._rescue_at:
             self._rescue_at = None
             await self._rescue()
@@ -136,6 +165,46 @@ class Maintenance:
             self.due_in(0)
         elif promoted.next_due is not None:
             self.due_in(promoted.next_due)
+
+    async def _fire(self) -> None:
+        config = self._config
+        # Without notifications nobody tells of a new schedule.
+        heard = config.use_postgresql_notify
+        look = config.fallback_polling_interval if heard else config.polling_interval
+        self._fire_at = time.monotonic() + look
+        turn: Round = await self._wire.run(self._firer.round, until=self._is_stopping)
+        self._counters.fired += turn.fired
+        self._counters.misfired += turn.missed
+        if turn.lanes:
+            self.on_lanes(turn.lanes)
+        if turn.next_in is not None:
+            pause = max(turn.next_in, FIRE_PAUSE * random.uniform(0.5, 1.5))
+            self._fire_at = min(self._fire_at, time.monotonic() + pause)
+
+    async def _wake(self) -> None:
+        """Wake who waits for events that were sent. Now and then for all that were sent lately: a
+        notification may have been lost, and a task's row may have been locked for a moment.
+        """
+        sent, self._sent = self._sent, []
+        regular = time.monotonic() >= self._wake_at
+        if regular:
+            self._wake_at = time.monotonic() + self._look_every()
+
+        async def wake(connection: Connection) -> set[Lane]:
+            lanes: set[Lane] = set()
+            for key in sent:
+                lanes |= await events.wake_for(connection, self._tables, key)
+            if regular:
+                lanes |= await events.wake_recent(connection, self._tables, seconds=RECENT)
+            await ring(connection, self._channels.tasks, lanes)
+            return lanes
+
+        self.on_lanes(await self._wire.run(wake, until=self._is_stopping))
+
+    def _look_every(self) -> float:
+        config = self._config
+        heard = config.use_postgresql_notify
+        return config.fallback_polling_interval if heard else config.polling_interval
 
     async def _rescue(self) -> None:
         async def rescue(connection: Connection) -> dict[UUID, workers.TakenBack]:
@@ -174,9 +243,14 @@ class Maintenance:
     async def _prune(self) -> None:
         """One chunk of what is too old; the next at once as long as chunks are full."""
         older_than = self._config.retention_days * 86_400
+        kept = self._config.key_retention_days * 86_400
 
         async def prune(connection: Connection) -> tuple[int, UUID]:
             await workers.forget_workers(connection, self._tables, older_than=FORGET_AFTER)
+            await schedules.forget(connection, self._tables, older_than=older_than)
+            await events.wake_recent(connection, self._tables, seconds=kept)
+            await events.prune_events(connection, self._tables, older_than=kept, limit=PRUNE_BATCH)
+            await keys.prune_keys(connection, self._tables, limit=PRUNE_BATCH)
             return await maintain.prune(
                 connection, self._tables, older_than=older_than, limit=PRUNE_BATCH,
                 after=self._prune_after,

@@ -15,7 +15,13 @@ from asyncpg import Connection
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.store.claim import Lane
+from fastedgy.store.events import TOLD as EVENT_SENT
+from fastedgy.store.gates import GateLane
+from fastedgy.store.notify import FREE, Free
 from fastedgy.store.outage import is_outage
+from fastedgy.store.queues import CHANGED as QUEUES_CHANGED
+from fastedgy.store.schedules import BELL as SCHEDULES_BELL
+from fastedgy.store.statements import GATED_LINE
 from fastedgy.worker.counters import Counters
 
 logger = logging.getLogger("fastedgy.worker")
@@ -37,8 +43,13 @@ class Notifier:
         self._echo = ""
         self._heard_echo = asyncio.Event()
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
+        self.on_gates: Callable[[Iterable[GateLane]], None] = lambda lanes: None
+        self.on_free: Callable[[Free], None] = lambda free: None
+        self.on_rules: Callable[[], None] = lambda: None
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_cancel: Callable[[UUID], None] = lambda id: None
+        self.on_schedules: Callable[[], None] = lambda: None
+        self.on_event: Callable[[str], None] = lambda key: None
         self.on_deaf: Callable[[bool], None] = lambda deaf: None
         self.on_watch: Callable[[float, list[UUID] | None], None] = lambda seconds, ids: None
 
@@ -122,13 +133,16 @@ class Notifier:
         try:
             bell = orjson.loads(payload)
             lanes = [_lane(queue, priority) for queue, priority in bell["lanes"]]
+            gates = [_gate_lane(*names) for names in bell.get("gates", ())]
             due = bell.get("due")
             delay = None if due is None else float(due)
         except (ValueError, TypeError, KeyError, AttributeError):
             # Anybody may notify on our channel; whatever it was, a look does no harm.
             self.on_lanes([])
             return
-        if lanes or delay is None:
+        if gates:
+            self.on_gates(gates)
+        if lanes or (delay is None and not gates):
             self.on_lanes(lanes)
         if delay is not None:
             self.on_due(delay)
@@ -140,12 +154,30 @@ class Notifier:
             return
         if text.startswith("echo "):
             return
+        if text == QUEUES_CHANGED:
+            self.on_rules()
+            return
+        if text.startswith(FREE):
+            self._told_of_places(text)
+            return
+        if text == SCHEDULES_BELL:
+            self.on_schedules()
+            return
+        if text.startswith(EVENT_SENT):
+            self.on_event(text.removeprefix(EVENT_SENT))
+            return
         if text.startswith("watch "):
             self._asked_to_tell(text)
             return
         for part in text.split(","):
             with suppress(ValueError):  # not an id: not for us
                 self.on_cancel(UUID(part))
+
+    def _told_of_places(self, text: str) -> None:
+        """A worker has freed places that it does not fill itself."""
+        with suppress(ValueError, TypeError, KeyError):  # nobody of ours has said that
+            told = orjson.loads(text.removeprefix(FREE))
+            self.on_free(Free(set(told["gates"]), set(told["queues"])))
 
     def _asked_to_tell(self, text: str) -> None:
         """Somebody watches: `watch <seconds> <ids, or * for all tasks>`."""
@@ -155,10 +187,17 @@ class Notifier:
             self.on_watch(float(seconds), wanted)
 
 
+def _gate_lane(queue: Any, gate: Any, priority: Any) -> GateLane:
+    """Likewise, behind a gate."""
+    if not isinstance(gate, str) or "\x00" in gate:
+        raise ValueError(gate)
+    return GateLane(queue, gate, _lane(queue, priority)[1])
+
+
 def _lane(queue: Any, priority: Any) -> Lane:
     """A lane as a claim can name it. Raises ValueError where no row can have it."""
     if not isinstance(queue, str) or "\x00" in queue:
         raise ValueError(queue)
-    if not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+    if not isinstance(priority, int) or not -(2**31) <= priority <= GATED_LINE:
         raise ValueError(priority)
     return queue, priority

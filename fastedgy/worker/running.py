@@ -16,12 +16,15 @@ from fastedgy.queued_task.signing import verify
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What few tasks have. The words are those of the table's columns."""
+    """What few tasks have. The words are those of the table's columns.
+
+    `run_anyway`: it runs also when a parent came to nothing. `has_children`: at the claim.
+    """
 
     takes_results: bool = False
-    gate: str | None = None
+    run_anyway: bool = False
+    has_children: bool = False
     breaker: str | None = None
-    stands_for: str | None = None
     trace: str | None = None
     signature: str | None = None
     redact: list[str] | None = None
@@ -30,15 +33,16 @@ class Extra:
 class Running(TaskRun):
     """A run as its executor holds it: what the author's code sees of it, and the slot around it.
 
-    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `cancelling`
-    says why it was told to stop ("timeout", "cancel", "interrupt"), or that its function has
+    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `enqueued` is
+    since when it was due. `cancelling`
+    says why it was told to stop ("timeout", "cancel", "interrupt", "suspend"), or that its function has
     returned and it is not to be stopped any more ("finishing"). `overdue`: its outcome was given
     without waiting for it. `entered`: its asyncio task has had a turn. One that is cancelled before
     runs no code at all, not even that which tells of its end.
     """
 
-    __slots__ = ("args", "began", "cancelling", "deadline", "entered", "extra", "kwargs", "overdue",
-                 "slot", "target", "task", "timeout")  # fmt: skip
+    __slots__ = ("args", "began", "cancelling", "deadline", "enqueued", "entered", "extra",
+                 "kwargs", "overdue", "slot", "target", "task", "timeout")  # fmt: skip
 
     def __init__(
         self,
@@ -59,13 +63,14 @@ class Running(TaskRun):
             self.name,
             self.queue,
             self.priority,
-            _,
+            self.enqueued,
             self.args,
             self.kwargs,
             self._context_text,
             timeout,
             _,
             extra,
+            _,
         ) = row
         self.extra = Extra(**loads(extra)) if extra is not None else None
         self.wake = wake
@@ -92,6 +97,14 @@ class Running(TaskRun):
     def sync(self) -> bool:
         """Whether it runs in a thread, which nobody can stop."""
         return not self.target.is_async
+
+    def suspend(self) -> None:
+        """Stop here, at no cost: it goes on in another run, when its journal says so."""
+        if self.cancelling is None and self.task is not None:
+            self.cancelling = "suspend"
+            self.task.cancel()
+        elif self.cancelling == "timeout":  # it is being stopped already, and this is why
+            self.cancelling = "suspend"
 
     @property
     def label(self) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastedgy.config import QueuedTaskConfig
+from fastedgy.errors import SagaCompensated, WorkflowError
 from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
 from fastedgy.store import outcomes
-from fastedgy.store.outcomes import Done, Outcome
+from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.worker.running import Running
 
 logger = logging.getLogger("fastedgy.worker")
@@ -24,7 +25,14 @@ LONGEST_TRACEBACK = 50_000
 
 
 class Misfit(Exception):
-    """The row's arguments do not fit the function. Trying again would not help."""
+    """The row's arguments do not fit the function, or cannot be had. Trying again would not help.
+
+    `kind` is what the row says as the type of the error.
+    """
+
+    def __init__(self, message: str, kind: str = "InvalidArguments") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(slots=True)
@@ -39,14 +47,19 @@ class Verdict:
 
 def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
     """The function came back with a value."""
-    if it.cancelling is not None and it.cancelling in ("timeout", "cancel"):
+    if it.cancelling is not None and it.cancelling in ("timeout", "cancel", "suspend"):
         # It took note of its cancellation in its own way: what was asked for holds all the same.
         return judge(it, asyncio.CancelledError(), config)
     if isinstance(value, Control):
         return judge(it, value, config)
+    if (journal := getattr(it, "journal", None)) is not None:
+        value = journal.conclude(value)
     now = time.monotonic()
+    done = done_as(it)
     if value is None:
-        return Verdict("done", Done(it.id, it.run, it.began, now))
+        return Verdict("done", done(it.id, it.run, it.began, now))
+    if hasattr(type(value), "__queued_task__"):
+        return Verdict("done", Standing(it.id, it.run, it.began, now, it.id), value)
     try:
         text = dumps(value)
         if len(text) > config.max_result_size:
@@ -60,7 +73,13 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
         return Verdict(
             "done", outcomes.done_without_result(it.id, it.run, it.began, now, why), value
         )
-    return Verdict("done", Done(it.id, it.run, it.began, now, text), value)
+    return Verdict("done", done(it.id, it.run, it.began, now, text), value)
+
+
+def done_as(it: Running) -> type[Done]:
+    """What it is when its function has returned: others may wait for it."""
+    extra = it.extra
+    return Done if extra is None or not extra.has_children else DoneParent
 
 
 def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdict:
@@ -77,6 +96,10 @@ def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdic
         error = TimeoutError(f"The task did not end within {it.timeout:g} s.")
         outcome = _failure(it, error, now, config, "TaskTimeout")
         return Verdict("failed", outcome, error=error)
+    if it.cancelling == "suspend":
+        return Verdict("suspended", outcomes.suspended(*claim, it.journal.resume_in), error=error)
+    if isinstance(error, SagaCompensated):
+        return returned(it, error.result, config)
     if isinstance(error, Snooze):
         return Verdict("snoozed", outcomes.snoozed(*claim, error.delay), error=error)
     if isinstance(error, Discard):
@@ -85,7 +108,7 @@ def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdic
         cause = error.__cause__ or error.__context__
         word = "Retry" if cause is None else _type(cause)
         outcome = _failure(it, cause or error, now, config, word, error.after)
-    elif isinstance(error, Misfit) or not it.target.retries(error):
+    elif _is_final(error) or not it.target.retries(error):
         outcome = outcomes.failed(*claim, _type(error), _message(error), _traceback(error))
     else:
         outcome = _failure(it, error, now, config, _type(error))
@@ -123,10 +146,15 @@ def _failure(
     return outcomes.retry(it.id, it.run, it.began, now, delay, error_type, message, trace)
 
 
+def _is_final(error: BaseException) -> bool:
+    """Whether trying again could not help."""
+    return isinstance(error, Misfit) or (isinstance(error, WorkflowError) and error.final)
+
+
 def _type(error: BaseException | None) -> str:
     kind = type(error)
     if isinstance(error, Misfit):
-        return "InvalidArguments"
+        return error.kind
     if kind.__module__ in ("builtins", "__main__"):
         return clean(kind.__qualname__, 200)
     return clean(f"{kind.__module__}.{kind.__qualname__}", 200)

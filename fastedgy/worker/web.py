@@ -32,6 +32,7 @@ from fastedgy.tasks.task import is_async
 from fastedgy.worker.completer import Completer
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.heartbeat import Heartbeat
+from fastedgy.worker.rollups import Rollups
 from fastedgy.worker.verdict import judge, returned
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -73,6 +74,8 @@ class WebOwner:
         self._chores = Wire(url, config, counters, "chores")
         self._completer = Completer(self._writes, tables, channels, config, counters)
         self._completer.on_lanes = self._ring
+        self._rollups = Rollups(self._chores, tables, self.id)
+        self._completer.on_written = self._rollups.add
         self._heartbeat = Heartbeat(
             lambda: Wire(url, config, counters, "heartbeat"),
             self._beat,
@@ -87,6 +90,7 @@ class WebOwner:
         self._loops = [
             asyncio.create_task(self._completer.run(), name="fastedgy outcomes"),
             asyncio.create_task(self._completer.run_traces(), name="fastedgy traces"),
+            asyncio.create_task(self._rollups.run(), name="fastedgy rollups"),
         ]
         self._registering: asyncio.Task[None] | None = None
         self._registered = False
@@ -259,6 +263,8 @@ class WebOwner:
         self._hand_on()
         self._completer.stop(within=LAST_WRITES)
         await asyncio.wait(self._loops[:1])
+        self._rollups.stop(within=LAST_WRITES)
+        await asyncio.wait(self._loops[2:])
         self._closing = True
         if self._registering is not None:
             await asyncio.wait([self._registering], timeout=LAST_WRITES)

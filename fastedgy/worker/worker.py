@@ -9,19 +9,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
+from uuid import UUID
 
-from asyncpg import Connection
+from asyncpg import Connection, Record
 
 from fastedgy import migrate
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks.service import QueuedTasks
-from fastedgy.store import workers
+from fastedgy.scheduler.firing import Firer
+from fastedgy.store import watch, workers
 from fastedgy.store.finish import finish_any
 from fastedgy.store.notify import channels_of
 from fastedgy.store.outcomes import Outcome
@@ -36,6 +38,9 @@ from fastedgy.worker.maintenance import Maintenance
 from fastedgy.worker.memory import resident
 from fastedgy.worker.notifier import Notifier
 from fastedgy.worker.report import Board, Report
+from fastedgy.worker.results import Results
+from fastedgy.worker.rollups import Rollups
+from fastedgy.worker.telling import Telling
 from fastedgy.worker.watchdog import Watchdog
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -93,6 +98,7 @@ class Worker:
         self._writes = Wire(url, config, counters, "outcomes")
         self._chores = Wire(url, config, counters, "chores", patience=patience)
         self.completer = Completer(self._writes, tables, channels, config, counters)
+        self.rollups = Rollups(self._chores, tables, self.id)
         self.executor = Executor(
             config,
             counters,
@@ -108,8 +114,9 @@ class Worker:
         )  # fmt: skip
         self.notifier = Notifier(url, config, counters)
         self.maintenance = Maintenance(
-            self._chores, tables, channels, config, counters, may_judge=self._may_judge
-        )
+            self._chores, tables, channels, config, counters, Firer(tasks),
+            may_judge=self._may_judge,
+        )  # fmt: skip
         self.heartbeat = Heartbeat(
             lambda: Wire(url, config, counters, "heartbeat", patience=patience),
             self._beat,
@@ -119,6 +126,9 @@ class Worker:
             on_tick=self._on_tick,
             on_lease_lost=self._on_lease_lost,
         )
+        self.telling = Telling(
+            self._chores, config.events_channel if config.use_postgresql_notify else None
+        )
         self.watchdog = Watchdog(
             self._loop, self.executor, counters, on_blocked=self._on_blocked, on_hung=self._on_hung
         )
@@ -127,15 +137,25 @@ class Worker:
     def _join(self) -> None:
         executor, fetcher, completer = self.executor, self.fetcher, self.completer
         executor.lease = self.heartbeat
+        executor.results = Results(self._read_results)
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring
         completer.serves = fetcher.serves
         completer.on_due = self.maintenance.due_in
+        completer.on_written = self.rollups.add
+        completer.on_ended = fetcher.ended
         self.maintenance.on_lanes = fetcher.ring
         self.notifier.on_lanes = fetcher.ring
         self.notifier.on_due = self.maintenance.due_in
+        self.notifier.on_event = self.maintenance.event_sent
+        self.notifier.on_gates = fetcher.ring_gates
+        self.notifier.on_free = fetcher.freed
+        self.notifier.on_rules = fetcher.rules_changed
         self.notifier.on_cancel = executor.cancel
+        self.notifier.on_schedules = self.maintenance.fire_soon
+        self.notifier.on_watch = self.telling.watch
+        fetcher.telling = completer.telling = self.telling
         self.notifier.on_deaf = fetcher.set_deaf
 
     # Life.
@@ -149,10 +169,12 @@ class Worker:
             self._loops(self.fetcher.run(), "fetcher"),
             self._loops(self.completer.run(), "completer"),
             self._loops(self.completer.run_traces(), "traces"),
+            self._loops(self.rollups.run(), "rollups"),
         ]
         if not self._assignment.solo:
             loops += [
                 self._loops(self.notifier.run(), "notifier"),
+                self._loops(self.telling.run(), "telling"),
                 self._loops(self.maintenance.run(), "maintenance"),
             ]
         self._report.tell("ready", worker_id=self.id, tables=asdict(self._tables))
@@ -248,8 +270,10 @@ class Worker:
         left = self.executor.leave_behind()
         self.completer.stop(within=LAST_WRITES)
         await asyncio.wait(loops[1:3])
+        self.telling.stop()
         if left:
-            await self._end_with_process(left)
+            await self._end_with_process(left, loops[3])
+        await self._write_counts(loops[3])
         try:
             deadline = time.monotonic() + LAST_WRITES
             await self._claims.run(self._retire, until=lambda: time.monotonic() > deadline)
@@ -257,6 +281,7 @@ class Worker:
             logger.warning("The row of worker %s was not closed: the database is away", self.id)
         self.heartbeat.stop()
         self.watchdog.stop()
+        self.executor.results.close()
         await asyncio.wait(loops, timeout=2)
         for wire in (self._claims, self._writes, self._chores):
             await wire.close()
@@ -276,15 +301,23 @@ class Worker:
             ended.cancel()
             hurry.cancel()
 
-    async def _end_with_process(self, left: list[tuple[Outcome, TaskRun]]) -> None:
+    async def _write_counts(self, counting: asyncio.Task[None]) -> None:
+        self.rollups.stop(within=LAST_WRITES)
+        await asyncio.wait((counting,))
+
+    async def _end_with_process(
+        self, left: list[tuple[Outcome, TaskRun]], counting: asyncio.Task[None]
+    ) -> None:
         """What runs in threads ends with the process, so this is the last thing it does."""
         completer = Completer(
             self._writes, self._tables, self._channels, self._config, self._counters
         )
+        completer.on_written = self.rollups.add
         for outcome, run in left:
             completer.put(outcome, run)
         completer.stop(within=LAST_WRITES)
         await completer.run()
+        await self._write_counts(counting)
         logger.warning(
             "Worker %s ends with %d tasks that did not stop: %s",
             self.id, len(left), ", ".join(run.name for _, run in left),
@@ -318,7 +351,7 @@ class Worker:
             worker_id=self.id,
             state=self._state,
             busy=self.executor.busy,
-            counters=self._counters.told(),
+            counters=self._counters.told() | {"memory_mb": resident() // 1_000_000},
             lease=self._config.lease,
         )
 
@@ -417,6 +450,12 @@ class Worker:
     def _may_judge(self) -> bool:
         since = self.heartbeat.steady_since
         return since is not None and time.monotonic() - since >= self._config.lease
+
+    async def _read_results(self, ids: list[UUID]) -> Sequence[Record]:
+        """The rows of tasks whose results are arguments of others."""
+        return await self._claims.run(
+            lambda connection: watch.read_outcomes(connection, self._tables, ids)
+        )
 
     async def _flush_added(self, run: TaskRun) -> None:
         """Write what a task has added to the queue."""

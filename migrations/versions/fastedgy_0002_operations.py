@@ -62,6 +62,8 @@ CREATE TABLE $breakers (
     reset_timeout double precision NOT NULL DEFAULT 30,
     opened_at timestamptz,
     probe uuid,
+    probe_task uuid,
+    probe_run integer,
     probe_until timestamptz,
     error text,
     date_changed timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -76,6 +78,7 @@ CREATE TABLE $steps (
     position integer NOT NULL,
     run integer NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
+    handled boolean NOT NULL DEFAULT false,
     kind text NOT NULL,
     state text NOT NULL,
     name text NOT NULL,
@@ -84,7 +87,8 @@ CREATE TABLE $steps (
     error_type text,
     error_message text,
     PRIMARY KEY (task_id, name),
-    CONSTRAINT ${steps}_kind_known CHECK (kind IN ('step', 'sleep', 'event', 'compensation')),
+    CONSTRAINT ${steps}_kind_known CHECK (
+        kind IN ('step', 'sleep', 'event', 'saga', 'compensation')),
     CONSTRAINT ${steps}_state_known CHECK (state IN ('doing', 'waiting', 'done', 'failed'))
 );
 CREATE INDEX ${steps}_event ON $steps (event) WHERE state = 'waiting' AND event IS NOT NULL;
@@ -117,25 +121,33 @@ CREATE TABLE $schedules (
     args jsonb NOT NULL DEFAULT '[]',
     kwargs jsonb NOT NULL DEFAULT '{}',
     options jsonb NOT NULL DEFAULT '{}',
+    task jsonb NOT NULL DEFAULT '{}',
+    signature text,
     cron text,
     every double precision,
     at timestamptz,
     timezone text NOT NULL DEFAULT 'UTC',
+    start_at timestamptz,
+    end_at timestamptz,
+    anchor timestamptz NOT NULL DEFAULT clock_timestamp(),
     jitter double precision NOT NULL DEFAULT 0,
     misfire_grace double precision,
     coalesce_missed boolean NOT NULL DEFAULT true,
     max_instances integer,
-    start_at timestamptz,
-    end_at timestamptz,
     paused boolean NOT NULL DEFAULT false,
     declared boolean NOT NULL DEFAULT false,
     declared_as jsonb,
+    undeclared timestamptz,
+    removed timestamptz,
+    revision integer NOT NULL DEFAULT 0,
     next_due timestamptz,
     last_due timestamptz,
     last_fired timestamptz,
     last_task_id uuid,
-    fired integer NOT NULL DEFAULT 0,
-    missed integer NOT NULL DEFAULT 0,
+    instances uuid[] NOT NULL DEFAULT '{}',
+    fired bigint NOT NULL DEFAULT 0,
+    missed bigint NOT NULL DEFAULT 0,
+    missed_because text,
     error text,
     date_created timestamptz NOT NULL DEFAULT clock_timestamp(),
     date_changed timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -154,20 +166,23 @@ CREATE TABLE $audit (
 );
 CREATE INDEX ${audit}_target ON $audit (target, date);
 
+-- A minute (60 seconds), an hour (3600) or all time (0) of one worker, queue and name. A worker
+-- rewrites its newest rows every few seconds: room in the page keeps the versions together.
 CREATE TABLE $rollups (
+    seconds integer NOT NULL,
     minute timestamptz NOT NULL,
     worker_id uuid NOT NULL,
-    name text NOT NULL,
     queue text NOT NULL,
-    done integer NOT NULL DEFAULT 0,
-    failed integer NOT NULL DEFAULT 0,
-    cancelled integer NOT NULL DEFAULT 0,
-    retried integer NOT NULL DEFAULT 0,
+    name text NOT NULL,
+    done bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    cancelled bigint NOT NULL DEFAULT 0,
+    retried bigint NOT NULL DEFAULT 0,
     run_seconds double precision NOT NULL DEFAULT 0,
-    run_histogram integer[] NOT NULL,
-    wait_histogram integer[] NOT NULL,
-    PRIMARY KEY (minute, worker_id, queue, name)
-);
+    run_histogram bigint[] NOT NULL DEFAULT '{}',
+    wait_histogram bigint[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (seconds, minute, worker_id, queue, name)
+) WITH (fillfactor = 50);
 """
 
 DOWNGRADE = """

@@ -59,6 +59,10 @@ def answer(*arguments: str, url: str | None = None) -> object:
     return json.loads(result.stdout)
 
 
+SHIPPED = ["fastedgy_0001", NEEDED_REVISION]
+APPLIED = f"Applied {', '.join(SHIPPED)}.\n"
+
+
 def error(*arguments: str, url: str | None = None) -> str:
     """The one line that a command fails with."""
     result = db(*arguments, url=url)
@@ -86,29 +90,30 @@ def in_a_process(folder: Path, url: str, *arguments: str) -> str:
 def test_a_database_is_migrated_looked_at_and_taken_down(empty_database_url: str) -> None:
     url = empty_database_url
     waiting = db("status", url=url)
-    assert f"1 revision to apply: {NEEDED_REVISION}. Run `fastedgy db migrate`." in waiting.stdout
+    assert f"2 revisions to apply: {', '.join(SHIPPED)}. Run `fastedgy db migrate`." in waiting.stdout
     assert db("status", "--check", url=url).exit_code == 1
 
-    assert db("migrate", url=url).stdout == f"Applied {NEEDED_REVISION}.\n"
+    assert db("migrate", url=url).stdout == APPLIED
     again = db("migrate", url=url)
     assert again.stdout == "Nothing to apply: the database is up to date.\n"
     assert f"Up to date, at {NEEDED_REVISION}." in db("status", "--check", url=url).stdout
 
     assert db("downgrade", "-1", "--yes", url=url).stdout == f"Undid {NEEDED_REVISION}.\n"
+    assert db("downgrade", "base", "--yes", url=url).stdout == f"Undid {SHIPPED[0]}.\n"
     assert db("downgrade", "base", "--yes", url=url).stdout == "Nothing to undo.\n"
 
 
 def test_each_command_answers_in_json(empty_database_url: str) -> None:
     url = empty_database_url
     assert answer("createdb", url=url) == {"database": parse_url(url).name, "created": False}
-    assert answer("migrate", url=url) == {"applied": [NEEDED_REVISION]}
+    assert answer("migrate", url=url) == {"applied": SHIPPED}
     found = answer("status", url=url)
     assert isinstance(found, dict)
     assert found["migrations"] == {
         "current": [NEEDED_REVISION], "heads": [NEEDED_REVISION], "pending": [], "up_to_date": True
     }  # fmt: skip
     assert found["server"]["running"] is True
-    assert answer("downgrade", "base", "--yes", url=url) == {"undone": [NEEDED_REVISION]}
+    assert answer("downgrade", "base", "--yes", url=url) == {"undone": SHIPPED[::-1]}
 
 
 def test_going_back_asks_first(database_url: str) -> None:
@@ -187,7 +192,7 @@ def test_the_embedded_server_is_started_by_need_and_stopped_by_command() -> None
     assert answer("stop") == {"stopped": False}
 
     migrated = db("migrate")
-    assert migrated.stdout == f"Applied {NEEDED_REVISION}.\n"
+    assert migrated.stdout == APPLIED
     assert "embedded Postgres" in migrated.stderr
     assert db("status").stdout.startswith("Embedded PostgreSQL ")
     assert answer("start") == {"url": answer("status")["server"]["url"]}

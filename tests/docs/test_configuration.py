@@ -22,7 +22,9 @@ from fastedgy.errors import ConfigurationError
 PAGE = "docs/configuration.md"
 CLASSES: tuple[type[_Checked], ...] = (Settings, QueuedTaskConfig)
 UNITS = {"Seconds": "s", "Days": "days", "Bytes": "bytes", "Megabytes": "MB"}
-SAMPLES: dict[str, Any] = {"app": "main:app", "notify_channel": "bells", "log_level": "debug"}
+SAMPLES: dict[str, Any] = {
+    "app": "main:app", "notify_channel": "bells", "log_level": "debug", "admin_prefix": "/tasks",
+}  # fmt: skip
 
 
 def variables(settings: type[_Checked], field: str) -> list[str]:

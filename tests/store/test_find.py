@@ -304,33 +304,6 @@ async def test_a_family_that_is_too_large_or_goes_in_a_circle_still_ends(
     assert one in {task.id for task in cut.tasks}
 
 
-async def test_states_are_counted_zeros_included(connection: asyncpg.Connection, add: Add) -> None:
-    for state in ("done", "done", "enqueued", "failed", "waiting", "scheduled", "doing"):
-        await add(state)
-    await add("enqueued", alone=True)
-
-    assert await overview.count_states(connection, TABLES) == {
-        "scheduled": 1, "waiting": 1, "enqueued": 2, "doing": 1, "done": 2, "failed": 1,
-        "cancelled": 0,
-    }  # fmt: skip
-
-
-async def test_the_depth_of_a_queue_is_what_is_due_and_not_claimed(
-    connection: asyncpg.Connection, add: Add
-) -> None:
-    await add(queue="mail", age=30)
-    await add(queue="mail", alone=True)
-    await add("doing", queue="slow")
-    await add("scheduled", queue="later")
-
-    queues = await overview.queue_depths(connection, TABLES)
-
-    assert set(queues) == {"mail", "slow"}
-    assert queues["mail"].depth == 2
-    assert 30 <= queues["mail"].oldest_due_seconds < 60
-    assert queues["slow"] == overview.QueueDepth(0, 0.0)
-
-
 async def test_a_worker_is_as_busy_as_it_holds_tasks_and_alive_within_its_lease(
     connection: asyncpg.Connection, add: Add
 ) -> None:
@@ -355,40 +328,6 @@ async def test_a_worker_is_as_busy_as_it_holds_tasks_and_alive_within_its_lease(
         servers=1, processes=1, active=1, idle=0, slots=2, busy=2
     )
     assert overview.sum_counters([running, silent]) == {"fenced": 4}
-
-
-async def test_statistics_are_by_name_with_percentiles_of_those_done(
-    connection: asyncpg.Connection, add: Add
-) -> None:
-    now = datetime.now(UTC)
-    for seconds in (1, 2, 3):
-        await add("done", name="a", date_started=now - timedelta(seconds=seconds), date_ended=now)
-    await add("failed", name="a")
-    await add("failed", name="b", age=7200)
-
-    names = await overview.name_stats(connection, TABLES)
-
-    assert await overview.last_hour(connection, TABLES) == {"done": 3, "failed": 1}
-    assert [(name.name, name.done, name.failed) for name in names] == [("a", 3, 1), ("b", 0, 1)]
-    assert names[0].duration_ms_p50 == pytest.approx(2000)
-    assert names[0].duration_ms_p95 == pytest.approx(2900)
-    assert names[1].duration_ms_p50 is None
-
-
-async def test_recent_are_the_newest_tasks_and_all_that_were_made_lately(
-    connection: asyncpg.Connection, add: Add
-) -> None:
-    await add("done", age=9000)
-    third = await add("done", age=8000)
-    await add("done", age=7000)
-    await add("done", age=10)
-
-    hour = timedelta(hours=1)
-
-    assert await overview.recent_bound(connection, TABLES, newest=2) == third
-    assert await overview.recent_bound(connection, TABLES, newest=9) == UUID(int=0)
-    bound = await overview.recent_bound(connection, TABLES, newest=0, within=hour)
-    assert bound <= find.first_id(datetime.now(UTC) - hour)
 
 
 async def test_failed_tasks_are_read_page_by_page_in_the_order_of_their_ends(

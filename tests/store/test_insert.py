@@ -35,9 +35,10 @@ from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import watch
 from fastedgy.store.finish import finish_done
-from fastedgy.store.insert import CHUNK, find_holders
+from fastedgy.store.insert import CHUNK
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
+from fastedgy.store.unique import Holder, find_holders
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(days=1)
@@ -429,7 +430,8 @@ async def test_of_fifty_tasks_with_one_key_at_once_one_is_written(
     kept_out = {id for ids in taken for id in ids}
     assert len(kept_out) == 49
     holders = await find_holders(connection, TABLES, ["report", "another"])
-    assert holders == {"report": ({task.id for task in tasks} - kept_out).pop()}
+    [written] = {task.id for task in tasks} - kept_out
+    assert holders == {"report": Holder(written, "enqueued")}
 
 
 async def test_of_two_tasks_with_one_key_in_one_flush_the_first_is_written(

@@ -26,6 +26,8 @@ from hypothesis.stateful import (
 )
 from rows import TABLES, new, outcome, take
 
+from fastedgy.admin.explain import Explanation, explain
+from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.errors import ParentNotFound
 from fastedgy.store import actions, claim, maintain, workers
@@ -37,6 +39,7 @@ from fastedgy.store.traces import write_contexts
 EXAMPLES = int(os.environ.get("FASTEDGY_MODEL_EXAMPLES", "40"))
 STEPS = 50
 MAX_LOSSES = 3
+CONFIG = QueuedTaskConfig()
 LEASE = 30.0
 HIRED = tuple(UUID(int=number) for number in range(1, 4))
 WORKERS = st.sampled_from(HIRED)
@@ -117,7 +120,7 @@ class Store(RuleBasedStateMachine):
             await self.connection.execute("DELETE FROM queued_task_workers WHERE id = $1", id)
             await workers.register(
                 self.connection, TABLES, worker_id=id, server_name="host", pid=1,
-                supervisor_id=None, queues=(), concurrency=1, version="1",
+                supervisor_id=UUID(int=9), queues=(), concurrency=1_000, version="1",
             )  # fmt: skip
 
     def pick(self, data: Any, *states: str) -> UUID | None:
@@ -227,16 +230,20 @@ class Store(RuleBasedStateMachine):
         ready = [id for id, task in self.tasks.items() if task.state == "enqueued"]
         ready = [id for id in ready if not self.tasks[id].alone]
         self._line_up()
+        next_in_line = self._explained(ready, limit)
         records = self.do(take(self.connection, limit, worker=worker))
         assert len(records) == min(limit, len(ready))
+        assert {record["id"] for record in records} == next_in_line
         self._claimed(records, worker, ready)
 
     def claim_alone(self, data: Any) -> None:
         worker = data.draw(WORKERS)
         ready = [id for id, task in self.tasks.items() if task.state == "enqueued" and task.alone]
         self._line_up()
+        next_in_line = self._explained(ready, 1)
         records = self.do(claim.claim_alone(self.connection, TABLES, worker_id=worker, queues=()))
         assert len(records) == min(1, len(ready))
+        assert {record["id"] for record in records} == next_in_line
         self._claimed(records, worker, ready)
 
     def _line_up(self) -> None:
@@ -247,6 +254,17 @@ class Store(RuleBasedStateMachine):
                 "UPDATE queued_tasks SET date_enqueued = date_created WHERE state = 'enqueued'"
             )
         )
+
+    def _explained(self, ready: list[UUID], limit: int) -> set[UUID]:
+        """What `explain` calls ready, and next: those and no others are claimed then."""
+
+        async def ask(id: UUID) -> Explanation:
+            return await explain(self.connection, TABLES, id, CONFIG)
+
+        said = {id: self.do(ask(id)) for id in self.tasks}
+        called_ready = {id for id, each in said.items() if each.ready}
+        assert called_ready == {id for id, task in self.tasks.items() if task.state == "enqueued"}
+        return {id for id in ready if (said[id].position or 0) <= limit}
 
     def _claimed(self, records: Any, worker: UUID, ready: list[UUID]) -> None:
         for record in sorted(records, key=itemgetter("id")):

@@ -1,0 +1,130 @@
+"""Numbers, spans and moments as the pages write them: pure functions, used as template filters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup
+
+_COMPACT = ((1_000_000_000, "B"), (1_000_000, "M"))
+_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
+def clock() -> datetime:
+    """Now, as an aware datetime."""
+    return datetime.now(UTC)
+
+
+def number(value: float | None) -> str:
+    """A count, short where it is large: 1,204 and 1.2 M. None is a dash."""
+    if value is None:
+        return "-"
+    for size, letter in _COMPACT:
+        if abs(value) >= size:
+            return f"{value / size:.1f} {letter}"
+    if value == int(value):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.1f}"
+
+
+def count(value: int, noun: str) -> str:
+    """A count with its noun: 1 task, 1,200 tasks."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def span(seconds: float | timedelta | None) -> str:
+    """A span of time in the unit that fits: 3 ms, 1.2 s, 4 min 10 s, 2 h 5 min. None is a dash."""
+    if seconds is None:
+        return "-"
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
+    seconds = max(0.0, seconds)
+    if seconds < 0.00095 and seconds > 0:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in _UNITS:
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds as a span."""
+    return span(None if value is None else value / 1000)
+
+
+def moment(value: datetime | None, form: str = "clock") -> Markup:
+    """A moment as a `<time>` in UTC, which the script turns into the reader's own time.
+
+    `form`: "clock" is the time of day with milliseconds, "minute" without seconds, "date" the day
+    and the time.
+    """
+    if value is None:
+        return Markup("-")
+    value = value.astimezone(UTC)
+    text = {
+        "clock": f"{value:%H:%M:%S}.{value.microsecond // 1000:03}",
+        "minute": f"{value:%H:%M}",
+        "date": f"{value:%Y-%m-%d %H:%M:%S}",
+    }[form]
+    return Markup('<time datetime="{}" data-form="{}" title="{} UTC">{}</time>').format(
+        value.isoformat(), form, f"{value:%Y-%m-%d %H:%M:%S}", text
+    )
+
+
+def ago(value: datetime | None, now: datetime) -> Markup:
+    """How long ago a moment was, or how far ahead it is, as a `<time>`."""
+    if value is None:
+        return Markup("-")
+    distance = (now - value).total_seconds()
+    # A part of a second says nothing at this distance.
+    away = f"{abs(distance):.0f} s" if abs(distance) < 60 else span(abs(distance))
+    text = f"{away} ago" if distance >= 0 else f"in {away}"
+    value = value.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}", text
+    )
+
+
+def call(args: Any, kwargs: Any, *, longest: int = 120) -> str:
+    """Arguments in one line, as the author of the task would write them."""
+    given = args if isinstance(args, list | tuple) else [args]
+    named = kwargs if isinstance(kwargs, Mapping) else {}
+    parts = [json_line(value) for value in given]
+    parts += [f"{name}={json_line(value)}" for name, value in named.items()]
+    return shorten(", ".join(parts), longest)
+
+
+def json_line(value: Any) -> str:
+    """A JSON value in one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def shorten(text: object, longest: int = 120) -> str:
+    """Text cut with an ellipsis. Control characters are written as escapes."""
+    line = visible(str(text))
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Text from a row, with control characters as escapes; line ends too, unless `lines`."""
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def last_part(name: str) -> str:
+    """The last part of a dotted name."""
+    return name.rpartition(".")[2] or name

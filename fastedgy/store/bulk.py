@@ -1,0 +1,130 @@
+"""What people do to many tasks at once, besides cancelling and retrying them (see `actions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Connection, UniqueViolationError
+
+from fastedgy.models.tables import Tables
+from fastedgy.store import actions
+from fastedgy.store.notify import Channels, ring
+from fastedgy.store.statements import LANE, Statement
+
+# Workers remember how far they have come in each line, so a task that comes into another line goes
+# to its end; otherwise it would be found late.
+_CHANGE = f"""
+WITH held AS (
+    SELECT id FROM $tasks
+     WHERE id = ANY ($1::uuid[]) AND state IN ('scheduled', 'waiting', 'enqueued')
+       AND $column <> $2
+     ORDER BY id
+       FOR NO KEY UPDATE
+)
+UPDATE $tasks AS task
+   SET $column = $2,
+       date_enqueued = CASE WHEN task.state = 'enqueued' THEN clock_timestamp()
+                            ELSE task.date_enqueued END
+  FROM held
+ WHERE task.id = ANY (ARRAY [held.id]) AND task.state IN ('scheduled', 'waiting', 'enqueued')
+RETURNING task.id, task.state, task.queue, {LANE}
+"""
+REPRIORITISE = Statement(_CHANGE, column="priority")
+MOVE = Statement(_CHANGE, column="queue")
+
+# The same as pruning: what children may still read stays.
+DELETE = Statement("""
+WITH old AS (
+    SELECT id FROM $tasks AS task
+     WHERE id = ANY ($1::uuid[]) AND state IN ('done', 'failed', 'cancelled')
+       AND NOT (has_children AND EXISTS (
+               SELECT FROM $links AS link JOIN $tasks AS child ON child.id = link.child_id
+                WHERE link.parent_id = task.id
+                  AND (child.takes_results OR child.stands_for = task.id)
+                  AND child.state NOT IN ('done', 'failed', 'cancelled')))
+     ORDER BY id
+       FOR UPDATE
+), gone AS (
+    DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
+), unlinked AS (
+    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
+), forgotten AS (
+    DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id
+), unlogged AS (
+    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+), unstepped AS (
+    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
+)
+SELECT id FROM gone
+""")
+
+RESTORE = Statement("""
+UPDATE $tasks
+   SET state = 'scheduled', cancel_requested = false, date_ended = NULL, error_type = NULL,
+       error_message = NULL, error_traceback = NULL
+ WHERE id = ANY ($1::uuid[]) AND state = 'cancelled' AND date_due > clock_timestamp()
+RETURNING id
+""")
+
+
+async def reprioritise(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], priority: int, channels: Channels
+) -> list[UUID]:
+    """Give tasks that have not started another priority; those that got it."""
+    return await _change(connection, tables, REPRIORITISE, ids, priority, channels)
+
+
+async def move(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], queue: str, channels: Channels
+) -> list[UUID]:
+    """Put tasks that have not started into another queue; those that were put there."""
+    return await _change(connection, tables, MOVE, ids, queue, channels)
+
+
+async def _change(
+    connection: Connection,
+    tables: Tables,
+    statement: Statement,
+    ids: Sequence[UUID],
+    value: Any,
+    channels: Channels,
+) -> list[UUID]:
+    async with connection.transaction():
+        rows = await connection.fetch(statement[tables], list(ids), value)
+        lanes = {(row["queue"], row["priority"]) for row in rows if row["state"] == "enqueued"}
+        await ring(connection, channels.tasks, lanes)
+    return [row["id"] for row in rows]
+
+
+async def delete(connection: Connection, tables: Tables, ids: Sequence[UUID]) -> list[UUID]:
+    """Delete ended tasks with their logs; those that are gone."""
+    return [row["id"] for row in await connection.fetch(DELETE[tables], list(ids))]
+
+
+async def restore(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], channels: Channels
+) -> list[UUID]:
+    """Take cancellations back: scheduled again what is not due yet, the others in the line.
+
+    With what was cancelled because of them. Those whose unique key another task holds by now stay.
+    """
+    async with connection.transaction():
+        back = await _reschedule(connection, tables, ids)
+        again = await actions.retry(connection, tables, ids, tree=True, channels=channels)
+    return [*back, *again]
+
+
+async def _reschedule(connection: Connection, tables: Tables, ids: Sequence[UUID]) -> list[UUID]:
+    try:
+        async with connection.transaction():
+            rows = await connection.fetch(RESTORE[tables], list(ids))
+    except UniqueViolationError:
+        rows = []
+        for id in ids:
+            with suppress(UniqueViolationError):
+                async with connection.transaction():
+                    rows += await connection.fetch(RESTORE[tables], [id])
+    return [row["id"] for row in rows]

@@ -1,0 +1,129 @@
+"""Tasks that returned another task: they wait for it, and end as it ends.
+
+Such a task is `waiting`, with a link to the other as to a parent, and `stands_for` names it. What
+follows when the other ends stands in `family`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.errors import CircularWorkflow, TaskNotFound
+from fastedgy.models.tables import Tables
+from fastedgy.store import outcomes
+from fastedgy.store.outcomes import Outcome, Standing
+from fastedgy.store.statements import HISTORY, Statement
+
+# Locked like the parents of new tasks: they cannot end between the look and the link.
+LOCK_OTHERS = Statement("""
+SELECT id, state FROM $tasks WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+""")
+
+# Everything that the other waits for itself, each met once. Two tasks that return each other at
+# the same time lock each other's rows: one of them is made to try again, and then sees the circle.
+CIRCLES = Statement("""
+WITH RECURSIVE up (start, id) AS (
+    SELECT given.id, given.by FROM unnest($1::uuid[], $2::uuid[]) AS given (id, by)
+    UNION
+    SELECT up.start, link.parent_id
+      FROM up JOIN $tasks AS task ON task.id = up.id AND task.state || '' = 'waiting'
+      JOIN $links AS link ON link.child_id = task.id
+)
+SELECT DISTINCT start FROM up WHERE start = id
+""")
+
+STAND = Statement(
+    """
+WITH standing AS (
+    UPDATE $tasks AS task
+       SET state = 'waiting', waiting_on = 1, stands_for = outcome.by,
+           losses = 0, alone = false, cancel_requested = false,
+           context = coalesce(outcome.context, task.context),
+           date_started = clock_timestamp() - outcome.began * interval '1 second',
+           error_type = NULL, error_message = NULL, error_traceback = NULL,
+           history = ($history)
+                     || jsonb_build_object(
+                          'run', task.run, 'attempt', task.attempt, 'what', 'stands',
+                          'worker_id', task.worker_id,
+                          'started', clock_timestamp() - outcome.began * interval '1 second',
+                          'ended', clock_timestamp() - outcome.ended * interval '1 second')
+      FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::float8[], $5::float8[], $6::uuid[])
+           AS outcome (id, run, context, began, ended, by)
+     WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
+       AND task.state || '' = 'doing'
+ RETURNING task.id, task.stands_for
+), marked AS (
+    UPDATE $tasks AS other SET has_children = true FROM standing
+     WHERE other.id = ANY (ARRAY [standing.stands_for]) AND NOT other.has_children
+), linked AS (
+    INSERT INTO $links (child_id, parent_id)
+    SELECT id, stands_for FROM standing
+        ON CONFLICT (parent_id, child_id) DO UPDATE SET settled = false
+)
+SELECT id, stands_for FROM standing
+""",
+    history=HISTORY,
+)
+
+
+@dataclass(slots=True)
+class Stood:
+    """What became of tasks that returned others.
+
+    `written` wait now. `refused` are outcomes in place of those that cannot: the other is gone, or
+    waits for them itself. `done` are those whose other is done already; `dead` are others that have
+    come to nothing already.
+    """
+
+    written: set[UUID] = field(default_factory=set)
+    refused: list[Outcome] = field(default_factory=list)
+    done: list[UUID] = field(default_factory=list)
+    dead: list[UUID] = field(default_factory=list)
+
+
+async def stand(
+    connection: Connection, tables: Tables, given: Sequence[Standing], now: float
+) -> Stood:
+    """Have tasks wait for what they returned. Only inside a transaction, with what follows from
+    `done` and `dead` in the same.
+    """
+    stood = Stood()
+    rows = await connection.fetch(LOCK_OTHERS[tables], [outcome.by for outcome in given])
+    states: dict[UUID, str] = {row["id"]: row["state"] for row in rows}
+    rows = await connection.fetch(
+        CIRCLES[tables], [outcome.id for outcome in given], [outcome.by for outcome in given]
+    )
+    circles = {row["start"] for row in rows}
+    fine: list[Standing] = []
+    for outcome in given:
+        error: Exception
+        if outcome.by not in states:
+            error = TaskNotFound(outcome.by)
+        elif outcome.id in circles:
+            error = CircularWorkflow([outcome.id, outcome.by])
+        else:
+            fine.append(outcome)
+            continue
+        stood.refused.append(
+            outcomes.failed(outcome.id, outcome.run, outcome.began, outcome.ended,
+                            type(error).__name__, f"It returned a task to stand for it: {error}")
+        )  # fmt: skip
+    if fine:
+        written = await connection.fetch(
+            STAND[tables],
+            [outcome.id for outcome in fine],
+            [outcome.run for outcome in fine],
+            [outcome.context for outcome in fine],
+            [now - outcome.began for outcome in fine],
+            [now - outcome.ended for outcome in fine],
+            [outcome.by for outcome in fine],
+        )
+        stood.written = {row["id"] for row in written}
+        stood.done = [row["id"] for row in written if states[row["stands_for"]] == "done"]
+        others = {row["stands_for"] for row in written}
+        stood.dead = [id for id in others if states[id] in ("failed", "cancelled")]
+    return stood

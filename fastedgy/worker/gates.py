@@ -1,0 +1,402 @@
+"""The gatekeeper: which gates have work, when to ask there again, and who frees their places.
+
+A worker keeps the lanes behind gates that it has heard of or found. Those that let nobody through
+now sleep until one of their tasks ends here, a bell rings, or their time has come; so a claim costs
+what can be claimed, and not the number of keys. Without any gate and any limited queue nothing of
+this does anything.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Connection, Record
+
+from fastedgy.models.tables import Tables
+from fastedgy.store import gates, queues
+from fastedgy.store.claim import Lane
+from fastedgy.store.gates import GateLane
+from fastedgy.store.notify import Free
+from fastedgy.store.outcomes import Outcome
+from fastedgy.store.queues import Rules
+from fastedgy.store.statements import GATED_LINE
+from fastedgy.worker.lanes import BEGINNING, Lanes
+from fastedgy.worker.passage import Passage, pass_alone, pass_gates
+
+logger = logging.getLogger("fastedgy.worker")
+
+AT_ONCE = 100
+"""Lanes that one claim asks for at most; the others have their turn next."""
+FOUND_AT_ONCE = 500
+MOST = 20_000
+"""Lanes that are kept; more are found again by looking."""
+LOOK_SHARE = 20
+"""A look at the gates may take one part in this of the time: it walks over dead row versions."""
+LOOK_EVERY = 30.0
+SETTLE = 1.0
+"""Seconds after the last claim at which a look makes sure that no task was passed by."""
+ASK_AGAIN = 1.0
+"""Seconds until a lane that was full is asked again, should nobody have told that it is not. With
+many of them longer, as asking has its price."""
+ASKED_PER_SECOND = 500
+PACE = 0.02
+"""Seconds between two starts under a rate at least. What was missed meanwhile is made up for."""
+
+
+class GateLanes:
+    """The lanes behind gates: their lower bounds, whose turn it is, and which of them sleep."""
+
+    def __init__(self, serves: Callable[[str], bool]) -> None:
+        self._serves = serves
+        self._low: dict[GateLane, datetime] = {}
+        self._turn: dict[GateLane, None] = {}  # those awake, next ones first
+        self._sleeping: dict[GateLane, float] = {}
+        self._alarms: list[tuple[float, GateLane]] = []
+        self._by_gate: dict[str, set[GateLane]] = {}
+
+    def __len__(self) -> int:
+        return len(self._low)
+
+    def heard(self, lane: GateLane) -> None:
+        """There is work in this lane."""
+        if lane not in self._low:
+            self.found({lane: BEGINNING})
+
+    def found(self, lanes: Mapping[GateLane, datetime]) -> bool:
+        """Take in what a look has found; True when there is work that was not known of."""
+        news = False
+        for lane, first in lanes.items():
+            low = self._low.get(lane)
+            if not self._serves(lane.queue) or (low is not None and low <= first):
+                continue
+            news = True
+            if low is None:
+                if len(self._low) >= MOST:
+                    continue
+                self._by_gate.setdefault(lane.gate, set()).add(lane)
+                self._turn[lane] = None
+            self._low[lane] = first
+        return news
+
+    def in_turn(
+        self, now: float, most: int, paused: Collection[str]
+    ) -> list[tuple[GateLane, datetime]]:
+        """The next lanes to ask, with their bounds: the keys take turns. In each queue a higher
+        priority comes first."""
+        while self._alarms and self._alarms[0][0] <= now:
+            _, lane = heapq.heappop(self._alarms)
+            if self._sleeping.get(lane, now + 1) <= now:
+                self._wake(lane)
+        chosen: list[GateLane] = []
+        for lane in self._turn:
+            if lane.queue not in paused:
+                chosen.append(lane)
+                if len(chosen) >= most:
+                    break
+        ranks: dict[str, int] = {}
+        for lane in chosen:
+            ranks.setdefault(lane.queue, len(ranks))
+            del self._turn[lane]
+            self._turn[lane] = None
+        chosen.sort(key=lambda lane: (ranks[lane.queue], -lane.priority))
+        return [(lane, self._low[lane]) for lane in chosen]
+
+    def awake(self, now: float, paused: Collection[str]) -> bool:
+        """Whether there is a lane to ask now."""
+        if self._alarms and self._alarms[0][0] <= now:
+            return True
+        if not paused:
+            return bool(self._turn)
+        return any(lane.queue not in paused for lane in self._turn)
+
+    def next_alarm(self) -> float:
+        """When the next one wakes."""
+        return self._alarms[0][0] if self._alarms else float("inf")
+
+    def sleep(self, lane: GateLane, until: float) -> None:
+        """Do not ask there until then."""
+        if lane in self._low:
+            self._turn.pop(lane, None)
+            self._sleeping[lane] = until
+            heapq.heappush(self._alarms, (until, lane))
+
+    def wake(self, gate: str) -> bool:
+        """A place of this gate is free. True when somebody has waited for it."""
+        sleepers = [lane for lane in self._by_gate.get(gate, ()) if lane in self._sleeping]
+        for lane in sleepers:
+            self._wake(lane)
+        return bool(sleepers)
+
+    def wake_queue(self, queue: str) -> bool:
+        """Ask all lanes of a queue again. True when there are some that have waited."""
+        sleepers = [lane for lane in self._sleeping if lane.queue == queue]
+        for lane in sleepers:
+            self._wake(lane)
+        return bool(sleepers)
+
+    def asleep(self) -> int:
+        """How many of them sleep."""
+        return len(self._sleeping)
+
+    def claimed(self, rows: Sequence[Record]) -> None:
+        """Raise the bounds to what was taken."""
+        for row in rows:
+            lane = GateLane(row["queue"], row["gate"], row["priority"])
+            if lane in self._low and row["date_enqueued"] > self._low[lane]:
+                self._low[lane] = row["date_enqueued"]
+
+    def forget(self, lane: GateLane) -> None:
+        """Nothing is left there."""
+        self._turn.pop(lane, None)
+        self._sleeping.pop(lane, None)
+        if self._low.pop(lane, None) is not None:
+            lanes = self._by_gate[lane.gate]
+            lanes.discard(lane)
+            if not lanes:
+                del self._by_gate[lane.gate]
+
+    def _wake(self, lane: GateLane) -> None:
+        if self._sleeping.pop(lane, None) is not None:
+            self._turn[lane] = None
+
+
+class Gatekeeper:
+    """The fetcher's part for tasks with gates and for limited queues, and who tells of free places.
+
+    `run` is the fetcher's: it does something on its connection, and again if that was lost.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        worker_id: UUID,
+        lanes: Lanes,
+        run: Callable[[Callable[[Connection], Awaitable[Any]]], Awaitable[Any]],
+        *,
+        solo: bool,
+    ) -> None:
+        self._tables = tables
+        self._worker_id = worker_id
+        self._plain = lanes
+        self._run = run
+        self._solo = solo
+        self._gates = GateLanes(lanes.serves)
+        self._held: dict[UUID, tuple[str, str | None]] = {}
+        self._queues_held: dict[str, float] = {}
+        self._cursor = ("", "")
+        self._look_at = 0.0
+        self._look_allowed = 0.0
+        self._not_before = 0.0
+        self._look_every = LOOK_EVERY
+        self.rules = Rules()
+
+    # Told by others.
+
+    def heard(self, lanes: Iterable[Lane]) -> None:
+        """A bell rang for these lanes. None of them: it may be any."""
+        named = list(lanes)
+        for queue, priority in named:
+            if priority == GATED_LINE:
+                self._look_at = min(self._look_at, self._look_allowed)
+            self._queues_held.pop(queue, None)
+        if not named:
+            self._look_at = min(self._look_at, self._look_allowed)
+            self._queues_held.clear()
+
+    def heard_of(self, lanes: Iterable[GateLane]) -> None:
+        """A bell rang for these lanes behind gates."""
+        for lane in lanes:
+            self._gates.heard(lane)
+
+    def freed(self, free: Free) -> None:
+        """Somebody else has freed places that he cannot fill himself."""
+        for gate in free.gates:
+            self._gates.wake(gate)
+        for queue in free.queues:
+            self._queues_held.pop(queue, None)
+            self._gates.wake_queue(queue)
+
+    def be_deaf(self, deaf: bool, polling_interval: float) -> None:
+        """Whether no bell is heard, so that looking must be more frequent."""
+        self._look_every = polling_interval if deaf else LOOK_EVERY
+        self._look_at = 0.0
+
+    def changed(self, rules: Rules) -> frozenset[str]:
+        """Take in the settings of the queues; the queues that are paused now and were not."""
+        known, self.rules = self.rules, rules
+        self._plain.skip(rules.paused | rules.limited)
+        if rules != known:
+            paused, limited = _names(rules.paused), _names(rules.limited)
+            logger.info("Queues paused: %s; limited: %s", paused, limited)
+            self._queues_held.clear()
+            for queue in known.paused - rules.paused:
+                self._gates.wake_queue(queue)
+        for queue in rules.limited:  # their limits may be others, while their names are the same
+            self._gates.wake_queue(queue)
+            self._queues_held.pop(queue, None)
+        return rules.paused - known.paused
+
+    def ended(self, outcomes: Iterable[Outcome]) -> Free:
+        """Outcomes are written: their places are free. Returns those that somebody waits for."""
+        free = Free()
+        for outcome in outcomes if self._held else ():
+            place = self._held.pop(outcome.id, None)
+            if place is None:
+                continue
+            queue, gate = place
+            if gate is not None and (self._gates.wake(gate) or self._solo):
+                free.gates.add(gate)
+            if queue in self.rules.limited:
+                waiting = self._gates.wake_queue(queue)
+                if self._queues_held.pop(queue, None) is not None or waiting or self._solo:
+                    free.queues.add(queue)
+        return free
+
+    # Asked by the fetcher.
+
+    def due(self, now: float) -> bool:
+        """Whether to come by the gates in this turn."""
+        if now < self._not_before:
+            return False
+        return (
+            now >= self._look_at
+            or self._gates.awake(now, self.rules.paused)
+            or bool(self.rules.limited and self._limited_lanes(now))
+        )
+
+    def next_turn(self) -> float:
+        """When `due` will be true, if nothing happens before."""
+        now = time.monotonic()
+        moments = [self._look_at, self._gates.next_alarm()]
+        if self._gates.awake(now, self.rules.paused):
+            moments.append(now)
+        if self.rules.limited:
+            moments += self._queues_held.values()
+            if self._limited_lanes(now):
+                moments.append(now)
+        return max(self._not_before, min(moments))
+
+    async def claim(self, room: int) -> list[Record]:
+        """Claim up to `room` tasks that may start now."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            await self._look()
+            now = time.monotonic()
+        most = min(AT_ONCE, max(10, room))
+        lanes = self._gates.in_turn(now, most, self.rules.paused)
+        limited = self._limited_lanes(now) if self.rules.limited else {}
+        if not lanes and not limited:
+            return []
+
+        async def work(connection: Connection) -> Passage:
+            return await pass_gates(
+                connection, self._tables, worker_id=self._worker_id, lanes=lanes, limited=limited,
+                limited_queues=self.rules.limited, room=room,
+            )  # fmt: skip
+
+        return self._apply(await self._run(work))
+
+    async def claim_alone(self, served: Sequence[str]) -> list[Record]:
+        """Claim a task with a gate that is to run alone."""
+
+        async def work(connection: Connection) -> list[Record]:
+            return await pass_alone(
+                connection, self._tables, worker_id=self._worker_id, queues_served=served,
+                limited_queues=self.rules.limited, paused=self.rules.paused,
+            )  # fmt: skip
+
+        rows: list[Record] = await self._run(work)
+        self._hold(rows)
+        return rows
+
+    def _limited_lanes(self, now: float) -> dict[str, list[tuple[Lane, datetime]]]:
+        """The lanes without gates of the limited queues that may have work and places."""
+        return {
+            queue: lanes
+            for queue in self.rules.limited - self.rules.paused
+            if self._queues_held.get(queue, 0.0) <= now and (lanes := self._plain.of_queue(queue))
+        }
+
+    def _apply(self, passage: Passage) -> list[Record]:
+        now = time.monotonic()
+        if not passage.entered:
+            # Another worker counts. Not all again at the same moment.
+            self._not_before = now + random.uniform(0.002, 0.01)
+            return []
+        rows = passage.rows
+        self._hold(rows)
+        gated = [row for row in rows if row["gate"] is not None]
+        self._gates.claimed(gated)
+        self._plain.claimed(sorted(
+            (row for row in rows if row["gate"] is None), key=itemgetter("date_enqueued")
+        ))  # fmt: skip
+        for lane in passage.gone:
+            self._gates.forget(lane)
+        patience = ASK_AGAIN + self._gates.asleep() / ASKED_PER_SECOND
+        for lane, wait in passage.held.items():
+            self._gates.sleep(lane, now + (patience if wait is None else max(PACE, wait)))
+        for queue, wait in passage.held_queues.items():
+            self._queues_held[queue] = now + (ASK_AGAIN if wait is None else max(PACE, wait))
+        if rows:
+            self._look_at = min(self._look_at, max(now + SETTLE, self._look_allowed))
+        return _in_turns(rows)
+
+    def _hold(self, rows: Iterable[Record]) -> None:
+        for row in rows:
+            self._held[row["id"]] = (row["queue"], row["gate"])
+
+    async def _look(self) -> None:
+        """Look for lanes that are not known; with very many of them, at some more each time."""
+
+        async def work(connection: Connection) -> dict[GateLane, datetime]:
+            return await gates.find_lanes(
+                connection, self._tables, after=self._cursor, limit=FOUND_AT_ONCE
+            )
+
+        began = time.monotonic()
+        found: dict[GateLane, datetime] = await self._run(work)
+        now = time.monotonic()
+        self._look_allowed = now + LOOK_SHARE * (now - began)
+        self._gates.found(found)
+        if len(found) >= FOUND_AT_ONCE:
+            # Not the last gate itself: it may have further priorities.
+            passed = list(dict.fromkeys((lane.queue, lane.gate) for lane in found))
+            self._cursor = passed[-2] if len(passed) > 1 else passed[-1]
+            self._look_at = self._look_allowed
+        elif self._cursor != ("", ""):
+            self._cursor = ("", "")
+            self._look_at = self._look_allowed
+        else:
+            self._look_at = max(now + self._look_every, self._look_allowed)
+
+    async def read_rules(self) -> frozenset[str]:
+        """Read the settings of the queues; the queues that are paused now and were not."""
+
+        async def work(connection: Connection) -> Rules:
+            return await queues.read_rules(connection, self._tables)
+
+        return self.changed(await self._run(work))
+
+
+def _in_turns(rows: list[Record]) -> list[Record]:
+    """In the order in which to start them: the oldest of each lane, then the second of each, …"""
+    rows.sort(key=itemgetter("date_enqueued"))
+    numbers: dict[tuple[str, str | None], int] = {}
+    order = []
+    for place, row in enumerate(rows):
+        lane = (row["queue"], row["gate"])
+        numbers[lane] = number = numbers.get(lane, 0) + 1
+        order.append((-row["priority"], number, place))
+    return [rows[place] for _, _, place in sorted(order)]
+
+
+def _names(queues: Collection[str]) -> str:
+    return ", ".join(sorted(queues)) or "none"
