@@ -16,7 +16,17 @@ import click
 from rich.console import Console
 
 from benchmarks import costs as costs_module
-from benchmarks import drain, enqueue, footprint, inprocess, latency, pressure, route
+from benchmarks import (
+    drain,
+    enqueue,
+    footprint,
+    inprocess,
+    latency,
+    pressure,
+    route,
+    workflows,
+    workflows_durable,
+)
 from benchmarks.compare import compare
 from benchmarks.harness import BenchmarkError, Lab, embedded_server, forget_settings
 from benchmarks.report import Result, Scenario, show
@@ -26,11 +36,17 @@ from fastedgy.worker.__main__ import loop_factory
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for module in (enqueue, drain, latency, route, inprocess, pressure, footprint)
+    for module in (
+        enqueue, drain, latency, route, inprocess, pressure, footprint, workflows,
+        workflows_durable,
+    )
     for scenario in module.SCENARIOS
 }
 ORDER = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip", "route",
          "inprocess", "traced", "pinned", "deep", "fan", "idle", "memory")  # fmt: skip
+WORKFLOWS = tuple(
+    scenario.name for scenario in (*workflows.SCENARIOS, *workflows_durable.SCENARIOS)
+)
 
 
 def say(line: str) -> None:
@@ -135,9 +151,10 @@ def _command(name: str, words: str, names: Sequence[str]) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for _name in ORDER:
+for _name in (*ORDER, *WORKFLOWS):
     _command(_name, f"{SCENARIOS[_name].words} ({SCENARIOS[_name].unit}).", [_name])
-_command("all", "All scenarios, one after the other.", ORDER)
+_command("workflows", "Chains and joins, sagas under kills, a shared breaker.", WORKFLOWS)
+_command("all", "All scenarios, one after the other.", (*ORDER, *WORKFLOWS))
 
 
 @main.command()

@@ -25,6 +25,8 @@ CHILDREN = 10_000
 _UNFINISHED = f"""
 SELECT CASE WHEN NOT EXISTS (SELECT FROM {T.tasks} WHERE state = 'enqueued' AND NOT alone AND gate IS NULL)
              AND NOT EXISTS (SELECT FROM {T.tasks} WHERE state = 'enqueued' AND alone)
+             AND NOT EXISTS (SELECT FROM {T.tasks}
+                              WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL)
              AND NOT EXISTS (SELECT FROM {T.tasks} WHERE state = 'doing')
             THEN clock_timestamp() END
 """

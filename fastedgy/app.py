@@ -27,6 +27,7 @@ from fastedgy.dependencies import Token, get_container_service
 from fastedgy.discovery import app_packages
 from fastedgy.errors import ConfigurationError
 from fastedgy.orm import Database, Registry, registry
+from fastedgy.queued_task import tracing
 from fastedgy.queued_task.offered import offer
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.scheduler.reconcile import reconcile
@@ -192,6 +193,8 @@ async def _services(given: _Given) -> AsyncIterator[QueuedTasks]:
     container = get_container_service()
     with container.lend(given.services()):
         settings, config = container.get(Settings), container.get(QueuedTaskConfig)
+        if config.traces:
+            tracing.instrument()
         url = await resolve_url(settings, announce=given.announce)
         # The first connection, for its errors: databasez' own would not say what to do.
         first = await connect(url, timeout=settings.database_connect_timeout)

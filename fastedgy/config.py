@@ -241,6 +241,22 @@ class QueuedTaskConfig(_Checked):
         validation_alias=_queue_names("retention_days"),
         description="Days for which ended tasks are kept before the workers prune them.",
     )
+    retention_failed_days: PositiveFloat | None = Field(
+        None,
+        validation_alias=_queue_names("retention_failed_days"),
+        description="Days for which failed and cancelled tasks are kept. Absent: as all others.",
+    )
+    stats_days: PositiveFloat = Field(
+        90,
+        validation_alias=_queue_names("stats_days"),
+        description="Days for which the workers' counts are kept, by the hour.",
+    )
+    archive_dir: str | None = Field(
+        None,
+        validation_alias=_queue_names("archive_dir"),
+        description="A folder into which workers write the tasks that they prune, as JSON lines, "
+        "before they delete them. Absent: they are only deleted.",
+    )
     key_retention_days: PositiveFloat = Field(
         30,
         validation_alias=_queue_names("key_retention_days"),

@@ -60,7 +60,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, the fields, and `exception`."""
+    """One JSON object a line: time (UTC), level, logger, message, the fields, and `exception`.
+
+    In a task also `task_id`, `task` and `attempt`; in a trace `trace_id` and `span_id`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -69,13 +72,19 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name, value in fields(record).items():
+        for name, value in (fields(record) | _whereabouts()).items():
             line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return json.dumps(line, default=str, skipkeys=True)
+
+
+def _whereabouts() -> dict[str, Any]:
+    """The task and the trace in which a line is logged, where there can be one in this process."""
+    tracing = sys.modules.get("fastedgy.queued_task.tracing")
+    return {} if tracing is None else tracing.log_fields()
 
 
 class CommandHandler(logging.StreamHandler[TextIO]):

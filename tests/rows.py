@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import asyncpg
 from helpers import eventually
@@ -22,7 +22,16 @@ from fastedgy.store.insert import Inserted, insert
 from fastedgy.store.newtask import NewTask, Spec
 from fastedgy.store.notify import SILENT, Channels
 from fastedgy.store.outcomes import Outcome
-from fastedgy.store.rollups import EPOCH, EVER, HOUR, MINUTE, RollupKey, Tally, bucket
+from fastedgy.store.rollups import (
+    EPOCH,
+    EVER,
+    EVERY_NAME,
+    HOUR,
+    MINUTE,
+    RollupKey,
+    Tally,
+    bucket,
+)
 from fastedgy.worker.lanes import BEGINNING
 
 TABLES = Tables()
@@ -173,12 +182,12 @@ async def count_runs(
         tally.runs[bucket(each)] += 1
     tally.waits[bucket(waited)] = len(seconds) + failed + retried
     at = time.time() - ago
-    rows = [
-        (RollupKey(span, datetime.fromtimestamp(at - at % span, UTC), queue, name), tally)
-        for span in (MINUTE, HOUR)
-    ]
-    rows.append((RollupKey(EVER, EPOCH, queue, name), tally))
-    await rollups.write(connection, TABLES, worker, rows)
+    starts = {span: datetime.fromtimestamp(at - at % span, UTC) for span in (MINUTE, HOUR)}
+    for span, start in (starts | {EVER: EPOCH}).items():
+        # What it counted of all names is written as another worker's, so that calls add up.
+        for each, by in ((name, worker), (EVERY_NAME, uuid5(worker, f"{queue} {name}"))):
+            row = (RollupKey(span, start, queue, each), tally)
+            await rollups.write(connection, TABLES, by, [row])
 
 
 @asynccontextmanager

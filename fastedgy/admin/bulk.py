@@ -187,24 +187,25 @@ async def apply(
     seen = changed = 0
     after: UUID | None = None
     reason = f"{order.reason or f'Cancelled by {order.actor}.'} {_mark(operation)}"
-    finished = wanted is None
+    more, complete = wanted is not None, False
     try:
-        while wanted is not None and not finished:
+        while wanted is not None and more:
             async with admin.connection() as connection:
                 found = await search.find(
                     connection, admin.tables, wanted, limit=READ, after=after, oldest_first=True,
                     until=operation,
                 )  # fmt: skip
-            after, finished = found.next, found.next is None
+            after, more = found.next, found.next is not None
             for start in range(0, len(found.ids), chunk):
                 ids = found.ids[start : start + chunk]
                 async with admin.connection() as connection:
                     changed += len(await _do(connection, admin, order, ids, reason))
                 seen += len(ids)
                 yield BulkProgress(operation, order.action, seen, changed, total, False)
+        complete = True
     finally:
         async with admin.connection() as connection:
-            told = {"changed": changed, "seen": seen, "complete": finished}
+            told = {"changed": changed, "seen": seen, "complete": complete}
             await _note(connection, admin, order, operation, told, ended=True)
     yield BulkProgress(operation, order.action, seen, changed, total, True)
 

@@ -28,7 +28,9 @@ async def check_release(connection: Connection) -> list[Finding]:
     return []
 
 
-async def check_schema(connection: Connection, tables: Tables, ward: Ward) -> list[Finding]:
+async def check_schema(
+    connection: Connection, tables: Tables, ward: Ward | None = None
+) -> list[Finding]:
     """Whether the tables are what the shipped revisions made."""
     try:
         expected = await expected_schema(connection, tables)

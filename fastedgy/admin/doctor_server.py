@@ -182,7 +182,7 @@ async def check_tables(connection: Connection, tables: Tables, ward: Ward) -> li
                     details={"table": table.name, "bytes": table.bytes, "wasted": wasted},
                 )
             )  # fmt: skip
-        if table.frozen_age > 1.5 * int(settings["autovacuum_freeze_max_age"]):
+        if table.frozen_age > limits.freeze_factor * int(settings["autovacuum_freeze_max_age"]):
             findings.append(
                 Finding(
                     "wraparound", Severity.error,

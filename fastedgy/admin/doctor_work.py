@@ -67,15 +67,18 @@ async def check_queues(connection: Connection, tables: Tables, ward: Ward) -> li
 
 
 def _unserved(queue: str, tasks: int, oldest: float, ward: Ward) -> Finding:
-    serving = {name for worker in ward.alive for name in worker.queues or ()}
+    served = sorted({name for worker in ward.alive for name in worker.queues or ()})
+    draining = sum(worker.state == "draining" for worker in ward.alive)
+    evidence = f"The oldest has waited for {duration(oldest)}; {_workers(len(ward.alive))} alive"
+    if draining:
+        evidence += f", {draining} of them draining"
+    if served:
+        evidence += f", for {', '.join(served)}"
     return Finding(
-        "no_worker" if not ward.alive else "queue_without_worker", Severity.error,
+        "queue_without_worker" if ward.alive else "no_worker", Severity.error,
         f"Queue {queue} has no worker; {_wait(tasks)}.",
         "Nothing of it runs.",
-        f"The oldest has waited for {duration(oldest)}. "
-        + (f"{count(len(ward.alive), 'worker')} serve {', '.join(sorted(serving))}."
-           if serving else f"{count(len(ward.alive), 'worker')} alive, "
-           f"{sum(worker.state == 'draining' for worker in ward.alive)} of them draining."),
+        f"{evidence}.",
         f"{START} --queues {queue}" if ward.alive else START,
         details={"queue": queue, "tasks": tasks, "oldest_seconds": oldest},
     )  # fmt: skip
@@ -330,6 +333,10 @@ async def check_schedules(connection: Connection, tables: Tables, ward: Ward) ->
             )
         )  # fmt: skip
     return findings
+
+
+def _workers(number: int) -> str:
+    return f"{count(number, 'worker')} {'is' if number == 1 else 'are'}"
 
 
 def _tasks(number: int) -> str:

@@ -45,6 +45,7 @@ async def explain(
             own = await steps.list_steps(connection, tables, id)
             found = [*states.scheduled(facts, own, workers)]
             found += await _of_its_queue(connection, tables, facts, workers)
+            found += await _at_its_breaker(connection, tables, facts)
         else:
             found = await _of_its_queue(connection, tables, facts, workers)
             before = await store.place_in_line(connection, tables, facts)
@@ -92,12 +93,17 @@ async def _at_its_gate(
     if head is None:
         return []
     found = reasons.gate(head, facts.now, 0 if facts.suspect else before)
-    if head.breaker is not None:
-        lets_one_through = await gates.breakers(connection, tables, [head.breaker])
-        if lets_one_through.get(head.breaker) is False:
-            broken = await breakers.read(connection, tables, head.breaker)
-            found += reasons.breaker(broken) if broken is not None else []
-    return found
+    return found + await _at_its_breaker(connection, tables, facts)
+
+
+async def _at_its_breaker(connection: Connection, tables: Tables, facts: Facts) -> list[Reason]:
+    if facts.breaker is None:
+        return []
+    lets_one_through = await gates.breakers(connection, tables, [facts.breaker])
+    if lets_one_through.get(facts.breaker, True):
+        return []
+    broken = await breakers.read(connection, tables, facts.breaker)
+    return [] if broken is None else reasons.breaker(broken)
 
 
 async def _while_running(
@@ -141,4 +147,4 @@ async def _expected(
     if before < reasons.free_slots(facts, workers):
         return 0.0
     pace = await store.read_pace(connection, tables, facts.queue)
-    return None if pace is None else (before + 1) / pace
+    return None if pace is None or before >= store.MOST else (before + 1) / pace

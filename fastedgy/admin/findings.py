@@ -53,7 +53,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From when on something is worth a finding. Seconds, bytes, and shares between 0 and 1."""
+    """From when on something is worth a finding. Seconds, bytes, and shares between 0 and 1.
+
+    `bloat_factor`: so many times the bytes that its rows need. `freeze_factor`: so many times the
+    age at which autovacuum freezes a table by itself.
+    """
 
     transaction_seconds: float = 300.0
     transactions_behind: int = 100_000
@@ -61,6 +65,7 @@ class Thresholds:
     dead_share: float = 0.5
     bloat_bytes: int = 64_000_000
     bloat_factor: float = 4.0
+    freeze_factor: float = 1.5
     notify_usage: float = 0.1
     connection_share: float = 0.8
     clock_seconds: float = 2.0

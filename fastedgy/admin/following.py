@@ -110,7 +110,7 @@ class TaskGroup:
         encoded = message(event, "{}.{}.{}".format(*place), data)
         for follower in list(self.followers):
             if len(follower.waiting) >= BUFFER:
-                follower.waiting.clear()
+                # It takes what waits, and then reads on from there by itself.
                 follower.lagging = True
                 self.followers.discard(follower)
             else:

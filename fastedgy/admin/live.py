@@ -149,6 +149,7 @@ class Live:
     def _enter(self) -> None:
         if self.followers >= MOST_FOLLOWERS:
             raise TooManyFollowers(MOST_FOLLOWERS)
+        self._left_at = time.monotonic()  # the stream itself begins a moment later
         if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.create_task(self._run(), name="fastedgy live")
 

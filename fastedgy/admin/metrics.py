@@ -8,7 +8,9 @@ is deleted, and so never go backwards. Needs `fastedgy[admin]`.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -39,7 +41,7 @@ FRESH = 0.5
 MOST_NAMES = 1_000
 """Names may be made of ids. Beyond so many in a process's life, tasks count as `(other)`."""
 OTHER = "(other)"
-STEP = 4
+STEP = round(math.log(4) / math.log(BOUNDS[1] / BOUNDS[0]))
 """Of the buckets that are kept, each of these is shown: two doublings apart, from 0.1 ms on."""
 
 COUNTED = {
@@ -95,6 +97,15 @@ async def read(connection: Connection, tables: Tables, config: QueuedTaskConfig)
     )
 
 
+def require_client() -> None:
+    """Raise ConfigurationError where prometheus-client is not installed."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigurationError(
+            "Metrics need prometheus-client: pip install 'fastedgy[admin]'. Without, "
+            "queue_router(metrics=None) leaves them out."
+        )
+
+
 class Metrics:
     """Answers scrapes. One reading at a time, and one for all who ask within half a second."""
 
@@ -110,12 +121,7 @@ class Metrics:
 
         Raises ConfigurationError where prometheus-client is not installed.
         """
-        try:
-            import prometheus_client  # noqa: F401
-        except ImportError:
-            raise ConfigurationError(
-                "Metrics need prometheus-client: pip install 'fastedgy[admin]'."
-            ) from None
+        require_client()
         self._connect = connect
         self._tables = tables
         self._config = config
@@ -202,7 +208,7 @@ class Metrics:
                 ended.add_metric([*key, status], getattr(tally, status))
             retries.add_metric(list(key), tally.retried)
             lasted.add_metric(list(key), _buckets(tally.runs), sum_value=tally.run_seconds)
-            waited.add_metric(list(key), _buckets(tally.waits), sum_value=None)
+            waited.add_metric(list(key), _buckets(tally.waits), sum_value=_about(tally.waits))
         yield from (ended, retries, lasted, waited)
         active = GaugeMetricFamily("queued_tasks_active", "Tasks that run.", labels=["task_name"])
         running: dict[str, int] = {}
@@ -230,6 +236,16 @@ def _buckets(histogram: Sequence[int]) -> list[tuple[str, float]]:
         if place < len(BOUNDS) and place % STEP == 0:
             buckets.append((repr(round(BOUNDS[place], 4)), seen))
     return [*buckets, ("+Inf", seen)]
+
+
+def _about(histogram: Sequence[int]) -> float:
+    """The sum of what was counted, each as the middle of its bucket: no exact one is kept."""
+    total = 0.0
+    for place, number in enumerate(histogram):
+        low = BOUNDS[place - 1] if place else 0.0
+        high = BOUNDS[min(place, len(BOUNDS) - 1)]
+        total += number * (low + high) / 2
+    return total
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

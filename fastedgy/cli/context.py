@@ -80,9 +80,28 @@ class CliContext:
                     say(f"Going on without the application: {one_line(error)}")
                 return None
 
+    async def connect(self, *, prepares: bool | None = None) -> Any:
+        """A connection to the queue's database. Nothing of the application is started.
+
+        `prepares`: whether statements are prepared; by default unless there is a pooler in
+        transaction mode, where they would be another client's. Raises DatabaseUnavailable.
+        """
+        from fastedgy import database
+
+        if prepares is None:
+            prepares = self.config.use_postgresql_notify
+        url = await database.resolve_url(self.settings, announce=say)
+        return await database.connect(
+            url,
+            application_name="fastedgy command",
+            timeout=self.settings.database_connect_timeout,
+            statement_cache_size=None if prepares else 0,
+        )
+
     @asynccontextmanager
-    async def queue(self) -> AsyncIterator[Queue]:
-        """A connection to the queue's database, whose tables have been checked.
+    async def queue(self, *, checked: bool = True) -> AsyncIterator[Queue]:
+        """A connection to the queue's database, whose tables have been checked, unless `checked` is
+        False: then statements are not prepared either, so that it works behind any pooler.
 
         Raises DatabaseUnavailable, SchemaOutdated and their like. Nothing else of the application
         is started.
@@ -90,18 +109,11 @@ class CliContext:
         from fastedgy import database, migrate
         from fastedgy.models import queue_tables
 
-        config = self.config
         self.import_application()
-        url = await database.resolve_url(self.settings, announce=say)
-        connection = await database.connect(
-            url,
-            application_name="fastedgy command",
-            timeout=self.settings.database_connect_timeout,
-            # Behind a pooler in transaction mode, prepared statements are another client's.
-            statement_cache_size=None if config.use_postgresql_notify else 0,
-        )
+        connection = await self.connect(prepares=None if checked else False)
         try:
-            await migrate.check(connection)
+            if checked:
+                await migrate.check(connection)
             yield Queue(connection, queue_tables())
         except Exception as error:
             if database.lost(error, connection):

@@ -66,6 +66,8 @@ def plain_value(value: Any) -> Any:
         return {str(key): plain_value(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain_value(each) for each in value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, UUID):

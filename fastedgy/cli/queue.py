@@ -9,7 +9,7 @@ import click
 
 from fastedgy.admin import stats as figures
 from fastedgy.admin.overview import judge
-from fastedgy.cli import queue_actions, queue_show
+from fastedgy.cli import queue_actions, queue_ops, queue_show, watch
 from fastedgy.cli.context import CliContext, pass_cli_context
 from fastedgy.cli.options import as_json, moment, names
 from fastedgy.cli.output import print_json, terminal
@@ -56,6 +56,14 @@ def queue(context: CliContext, app: str | None) -> None:
     help="Queues to serve, separated by commas. Default: all.",
 )
 @click.option("--reload", is_flag=True, help="Start anew when a file changes, for development.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    help="Port on which Prometheus may ask for /metrics.",
+)
+@click.option(
+    "--metrics-host", default="127.0.0.1", show_default=True, help="Address of that port."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @pass_cli_context
@@ -67,6 +75,8 @@ def start(
     concurrency: int | None,
     queues: list[str] | None,
     reload: bool,
+    metrics_port: int | None,
+    metrics_host: str,
     log_format: Literal["text", "json"] | None,
     log_level: Literal["debug", "info", "warning", "error"] | None,
 ) -> None:
@@ -95,6 +105,8 @@ def start(
         concurrency=config.concurrency,
         queues=tuple(config.queues),
         reload=reload,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         log_format=log_format or settings.log_format,
         log_level=log_level or settings.log_level,
     )
@@ -251,6 +263,6 @@ async def list_(
         click.echo(f"There are more: --before {page[-1].id}", err=True)
 
 
-for module in (queue_show, queue_actions):
+for module in (queue_show, queue_actions, queue_ops, watch):
     for command in module.COMMANDS:
         queue.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import click
@@ -13,6 +14,8 @@ from fastedgy.cli.output import count, duration, print_json
 from fastedgy.cli.root import Command
 from fastedgy.errors import InvalidTransition, TaskNotFound
 from fastedgy.store import actions, find, maintain
+from fastedgy.store.archive import ARCHIVES
+from fastedgy.store.archive import archive as archive_chunk
 from fastedgy.store.details import task_state
 
 _CHUNK = 1000
@@ -165,25 +168,51 @@ async def clear(context: CliContext, queues: list[str] | None, yes: bool, as_jso
 @click.option(
     "--older-than", type=span, metavar="SPAN", help="Such as 7d. Default: QUEUE_RETENTION_DAYS."
 )
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(maintain.ENDED),
+    help="Only these; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--archive", "folder", metavar="DIR", help="Write them into files of this folder first."
+)
+@click.option(
+    "--format", "kind", type=click.Choice(sorted(ARCHIVES)), default="jsonl", show_default=True,
+    help="What the files are.",
+)  # fmt: skip
 @as_json
 @pass_cli_context
-async def prune(context: CliContext, older_than: timedelta | None, as_json: bool) -> None:
+async def prune(
+    context: CliContext,
+    older_than: timedelta | None,
+    states: tuple[str, ...],
+    folder: str | None,
+    kind: str,
+    as_json: bool,
+) -> None:
     """Delete tasks that ended long ago, with their logs. Workers do it by themselves too."""
     age = older_than or timedelta(days=context.config.retention_days)
+    wanted: dict[str, Any] = {
+        "older_than": age.total_seconds(),
+        "limit": _CHUNK,
+        "states": states or maintain.ENDED,
+    }
+    archive = ARCHIVES[kind](folder) if folder else None
     deleted = 0
     async with context.queue() as queue:
         after = maintain.FIRST_ID
         while True:
-            number, after = await maintain.prune(
-                *queue, older_than=age.total_seconds(), limit=_CHUNK, after=after
-            )
+            if archive is None:
+                number, after = await maintain.prune(*queue, after=after, **wanted)
+            else:
+                number, after = await archive_chunk(*queue, archive, after=after, **wanted)
             deleted += number
             if not number:
                 break
     if as_json:
         print_json({"deleted": deleted})
-    else:
-        click.echo(f"Deleted {count(deleted, 'task')} that ended more than {duration(age)} ago.")
+        return
+    kept = f" They are in {folder}." if folder and deleted else ""
+    click.echo(f"Deleted {count(deleted, 'task')} that ended more than {duration(age)} ago.{kept}")
 
 
 COMMANDS = (cancel, retry, clear, prune)

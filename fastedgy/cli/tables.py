@@ -81,8 +81,8 @@ def state_table(states: StateCounts, *, total: bool = False) -> Table:
     for state, number in states.counts.items():
         table.add_row(state_text(state), _number(number, estimated=state in states.estimated))
     if total:
-        number = _number(states.total, estimated=bool(states.estimated))
-        table.add_row("total", number, style="bold")
+        everything = _number(states.total, estimated=bool(states.estimated))
+        table.add_row("total", everything, style="bold")
     return table
 
 

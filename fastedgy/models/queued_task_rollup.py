@@ -1,9 +1,9 @@
 """What the workers counted: how many tasks of each name ended how, and how long they took.
 
 A row is a minute (`seconds` 60), an hour (3600), or all time (0, from 1970 on) of one worker, queue
-and name. Histograms count by the bounds of `fastedgy.store.rollups.BOUNDS`; the entries that are
-missing at their ends are zeros. The worker 00000000-0000-0000-0000-000000000000 stands for those
-that are forgotten.
+and name. The name '' is all names of the queue together: leave it out of sums. Histograms count by
+the bounds of `fastedgy.store.rollups.BOUNDS`; the entries that are missing at their ends are zeros.
+The worker 00000000-0000-0000-0000-000000000000 stands for those that are forgotten.
 """
 
 from __future__ import annotations

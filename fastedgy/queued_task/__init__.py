@@ -27,6 +27,7 @@ from fastedgy.queued_task.hooks import (
     on_pre_run,
 )
 from fastedgy.queued_task.logs import getLogger
+from fastedgy.queued_task.middleware import add_middleware, middleware, remove_middleware
 from fastedgy.queued_task.options import TaskOptions, task
 from fastedgy.queued_task.running import TaskRun
 
@@ -47,6 +48,7 @@ __all__ = [
     "TaskContext",
     "TaskOptions",
     "TaskRun",
+    "add_middleware",
     "backoff",
     "clear_all_hooks",
     "clear_context",
@@ -56,10 +58,12 @@ __all__ = [
     "get_current_task",
     "get_full_context",
     "iter_with_cursor",
+    "middleware",
     "on_post_create",
     "on_post_run",
     "on_pre_create",
     "on_pre_run",
+    "remove_middleware",
     "set_context",
     "set_current_task",
     "set_full_context",

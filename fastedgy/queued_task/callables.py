@@ -35,6 +35,10 @@ LONGEST_KEY = 500
 CLOSURE = "<closure>:"
 
 
+class TaskAmongArguments(InvalidArguments):
+    """There is a task among the arguments, and this is not where one can be waited for."""
+
+
 class TaskFunction:
     """A function that can be a task, with all that is worth knowing of it worked out once.
 
@@ -67,14 +71,14 @@ class TaskFunction:
         """The arguments as the JSON texts of a row: a list and an object.
 
         Raises InvalidArguments, naming the parameter, when they do not fit the signature or cannot
-        travel as JSON; HoldsTask when there are tasks among them.
+        travel as JSON; TaskAmongArguments when there are tasks among them: see `bind_tasks`.
         """
         if not self._shape.fits(args, kwargs):
             raise self._shape.misfit(self.name, args, kwargs)
         try:
             return (dumps(args) if args else "[]", dumps(kwargs) if kwargs else "{}")
-        except HoldsTask:
-            raise
+        except HoldsTask as error:
+            raise TaskAmongArguments(f"{self.name}: {error.reason}.") from None
         except NotEncodable as error:
             raise self._unencodable(args, kwargs, error, dumps) from None
 

@@ -90,15 +90,26 @@ def dumps_references(value: Any, id_of: IdOf) -> str:
         raise NotEncodable("", "is nested too deeply, or contains itself") from None
 
 
-def references(value: Any) -> list[str]:
-    """The ids, as text, of the tasks whose results have a place in the arguments of a row."""
-    found: list[str] = []
-
-    def note(id: str) -> None:
-        found.append(id)
-
-    filled(value, note)
+def references(value: Any) -> list[Any]:
+    """What stands in the places for results in the arguments of a row: the ids of tasks, as text,
+    unless somebody forged them.
+    """
+    found: list[Any] = []
+    _find(value, found)
     return found
+
+
+def _find(value: Any, found: list[Any]) -> None:
+    if type(value) is dict:
+        if len(value) == 1 and REFERENCE in value:
+            found.append(value[REFERENCE])
+            return
+        value = value.values()
+    elif type(value) is not list:
+        return
+    for item in value:
+        if type(item) is dict or type(item) is list:
+            _find(item, found)
 
 
 def filled(value: Any, result_of: Callable[[str], Any]) -> Any:
@@ -107,9 +118,9 @@ def filled(value: Any, result_of: Callable[[str], Any]) -> Any:
         return [filled(item, result_of) for item in value]
     if type(value) is dict:
         if len(value) == 1:
+            if REFERENCE in value:
+                return result_of(value[REFERENCE])
             [(key, item)] = value.items()
-            if key == REFERENCE:
-                return result_of(item)
             if _LOOKS_LIKE_ONE.fullmatch(key):
                 return {key[1:]: filled(item, result_of)}
         return {key: filled(item, result_of) for key, item in value.items()}

@@ -53,6 +53,12 @@ def add_middleware(*functions: Middleware) -> None:
         middleware(function)
 
 
+def put_first(function: Middleware) -> None:
+    """Put one around all others, also around those that were given before."""
+    remove_middleware(function)
+    _stack.insert(0, function)
+
+
 def remove_middleware(function: Middleware) -> None:
     """Take one out again. One that is not there is no error."""
     _stack[:] = [known for known in _stack if known is not function]

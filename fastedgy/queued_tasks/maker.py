@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption, InvalidTransition
 from fastedgy.ids import new_id, new_ids
+from fastedgy.queued_task.callables import TaskAmongArguments
 from fastedgy.queued_task.closures import pack
-from fastedgy.queued_task.encoding import HoldsTask
-from fastedgy.queued_task.functions import TaskFunction, describe, describe_closure
+from fastedgy.queued_task.functions import (
+    REDACTED,
+    TaskFunction,
+    describe,
+    describe_closure,
+)
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks.buffer import Pending
@@ -76,8 +81,14 @@ class TaskMaker:
     def make(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Pending:
-        """The task of one call, in no buffer: whoever asked for it sees to its row."""
-        return self._pending(new_id(), self._kind(func), args, kwargs, ())
+        """The task of one call, in no buffer: whoever asked for it sees to its row.
+
+        Raises InvalidArguments also for tasks among the arguments, as nobody waits for those here.
+        """
+        pending = self._pending(new_id(), self._kind(func), args, kwargs, ())
+        if pending.takes_results:
+            raise TaskAmongArguments(f"{pending.spec.name}: its arguments hold a task.")
+        return pending
 
     def _kind(self, func: Callable[..., Any]) -> _Kind:
         """What tasks of this function have in common. Worked out once, as far as it can be."""
@@ -130,15 +141,18 @@ class TaskMaker:
         given: Given | None = None
         try:
             encoded_args, encoded_kwargs = function.bind(args, kwargs)
-        except HoldsTask:
+        except TaskAmongArguments:
             given = Given()
             encoded_args, encoded_kwargs = function.bind_tasks(args, kwargs, given.id_of)
         if len(encoded_args) + len(encoded_kwargs) > self._service.config.max_result_size:
             raise _too_large(function, encoded_args, encoded_kwargs, self._service.config)
         key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
         ref = QueuedTaskRef(self._service, id if key is None else None)
+        spec = kind.spec
+        if function.options.redact:
+            spec = replace(spec, redact=_hidden(function, args, kwargs))
         ref._pending = pending = Pending(
-            id, kind.spec, encoded_args, encoded_kwargs, key, kind.uniqueness, parents, ref
+            id, spec, encoded_args, encoded_kwargs, key, kind.uniqueness, parents, ref
         )
         if kind.gate is not None:
             pending.gate = function.filled("per", kind.gate, args, kwargs)
@@ -155,6 +169,15 @@ class TaskMaker:
             path = kind.spec.function
             pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
         return pending
+
+
+def _hidden(
+    function: TaskFunction, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[str, ...] | None:
+    """The places of the arguments that people do not see."""
+    shown, named = function.redacted(args, kwargs)
+    places = [str(place) for place, value in enumerate(shown) if value is REDACTED]
+    return (*places, *(name for name, value in named.items() if value is REDACTED)) or None
 
 
 def _too_large(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish
     from fastedgy.queued_tasks.service import QueuedTasks
 
+
 class QueuedTaskRef:
     """A task that was added, written or not yet.
 

@@ -25,6 +25,7 @@ from fastedgy.database import (
 )
 from fastedgy.errors import ConfigurationError, NoOpenBuffer
 from fastedgy.models import queue_tables
+from fastedgy.queued_task import tracing
 from fastedgy.queued_task.batching import use_producer
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
@@ -254,6 +255,8 @@ class QueuedTasks:
     def _add(self, batch: list[Pending]) -> None:
         buffer = self._buffer()
         inside = self._in_transaction()
+        if tracing.active:
+            tracing.mark(batch)
         for pending in batch:
             pending.buffer = buffer
             pending.in_transaction = inside

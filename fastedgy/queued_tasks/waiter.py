@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,24 @@ from fastedgy.database import connect
 from fastedgy.store.outage import is_outage
 
 logger = logging.getLogger("fastedgy.queued_tasks")
+
+
+class Heard(asyncio.Event):
+    """Set when something was heard of one of many tasks.
+
+    `ids` are those; `all`: notifications may have been missed, so look at all of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[UUID] = set()
+        self.all = False
+
+    def take(self) -> set[UUID]:
+        """What was heard since the last time; it is cleared."""
+        ids, self.ids, self.all = self.ids, set(), False
+        self.clear()
+        return ids
 
 
 class Waiter:
@@ -54,6 +72,22 @@ class Waiter:
             sleepers.discard(event)
             if not sleepers:
                 del self._sleepers[id]
+
+    @contextmanager
+    def watch_all(self, ids: Iterable[UUID]) -> Iterator[Heard]:
+        """An event for many tasks, which knows of which of them something was heard."""
+        heard = Heard()
+        watched = set(ids)
+        for id in watched:
+            self._sleepers[id].add(heard)
+        try:
+            yield heard
+        finally:
+            for id in watched:
+                sleepers = self._sleepers[id]
+                sleepers.discard(heard)
+                if not sleepers:
+                    del self._sleepers[id]
 
     async def start(self, timeout: float | None) -> None:
         """Listen, if that is not under way. Returns once it is, or after `timeout` seconds."""
@@ -107,17 +141,21 @@ class Waiter:
             connection.terminate()
 
     def _heard(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
-        for id in str(payload).split(","):
+        for text in str(payload).split(","):
             try:
-                sleepers = self._sleepers.get(UUID(id))
+                id = UUID(text)
             except ValueError:
                 continue  # somebody else's notification on our channel; nobody waits for it
-            for event in sleepers or ():
+            for event in self._sleepers.get(id, ()):
+                if isinstance(event, Heard):
+                    event.ids.add(id)
                 event.set()
 
     def _wake_all(self) -> None:
         for sleepers in self._sleepers.values():
             for event in sleepers:
+                if isinstance(event, Heard):
+                    event.all = True
                 event.set()
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import orjson
 from asyncpg import Connection
@@ -72,7 +71,7 @@ def _row_of(declaration: Declaration, service: QueuedTasks) -> ScheduleRow:
 
 def _differences(
     new: Mapping[str, ScheduleRow], rows: Mapping[str, ScheduleRow], service: QueuedTasks
-) -> Any:
+) -> Iterator[tuple[str, ScheduleRow | None, ScheduleRow | None]]:
     """Name, declaration and row of what is to be settled."""
     for name, wanted in new.items():
         row = rows.get(name)

@@ -11,6 +11,7 @@ from asyncpg import Connection, UniqueViolationError
 
 from fastedgy.models.tables import Tables
 from fastedgy.store import actions
+from fastedgy.store.maintain import DELETED, NOT_NEEDED
 from fastedgy.store.notify import Channels, ring
 from fastedgy.store.statements import LANE, Statement
 
@@ -35,29 +36,13 @@ RETURNING task.id, task.state, task.queue, {LANE}
 REPRIORITISE = Statement(_CHANGE, column="priority")
 MOVE = Statement(_CHANGE, column="queue")
 
-# The same as pruning: what children may still read stays.
-DELETE = Statement("""
+DELETE = Statement(f"""
 WITH old AS (
     SELECT id FROM $tasks AS task
-     WHERE id = ANY ($1::uuid[]) AND state IN ('done', 'failed', 'cancelled')
-       AND NOT (has_children AND EXISTS (
-               SELECT FROM $links AS link JOIN $tasks AS child ON child.id = link.child_id
-                WHERE link.parent_id = task.id
-                  AND (child.takes_results OR child.stands_for = task.id)
-                  AND child.state NOT IN ('done', 'failed', 'cancelled')))
+     WHERE id = ANY ($1::uuid[]) AND state IN ('done', 'failed', 'cancelled') AND {NOT_NEEDED}
      ORDER BY id
        FOR UPDATE
-), gone AS (
-    DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
-), unlinked AS (
-    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
-), forgotten AS (
-    DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id
-), unlogged AS (
-    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
-), unstepped AS (
-    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
-)
+), {DELETED}
 SELECT id FROM gone
 """)
 

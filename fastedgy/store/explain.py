@@ -17,7 +17,7 @@ from fastedgy.store.conditions import DUE, GATED, READY, SUSPECT
 from fastedgy.store.gates import AT_THE_GATE, COUNTED_THERE, Head, head_of
 from fastedgy.store.statements import Statement
 
-MOST = 100_000
+MOST = 50_000
 """A place in the line is counted up to here."""
 
 # Each condition as the statement that acts on it has it.

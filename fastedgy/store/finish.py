@@ -241,7 +241,9 @@ async def finish_any(
         finished.again |= await wake_tasks(connection, tables, suspended)
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
-    finished.fenced = await _fenced(connection, tables, [o for o in outcomes if o.id not in written])
+    finished.fenced = await _fenced(
+        connection, tables, [o for o in outcomes if o.id not in written]
+    )
     return finished
 
 

@@ -10,13 +10,14 @@ before it began.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from asyncpg import Connection, Record
+from asyncpg import Connection, LockNotAvailableError, Record
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.breakers import NO_PROBE, REST_IS_OVER
@@ -52,11 +53,14 @@ class Head:
     running: int
 
 
-# Asked for, not waited for: who does not get it has other tasks to claim. Should the holder freeze,
-# the server ends its session after a second, and others come by.
-TRY_LOCK = Statement("""
-SELECT pg_try_advisory_xact_lock(hashtextextended('$gates', 0)),
-       set_config('idle_in_transaction_session_timeout', '1000', true)
+# One round trip. Not waited for longer than a claim takes: who does not get it has other tasks to
+# claim. Should the holder freeze, the server ends its session after a second, and others come by.
+LOCK = Statement("""
+BEGIN;
+SET LOCAL idle_in_transaction_session_timeout = 1000;
+SET LOCAL lock_timeout = 5;
+SELECT pg_advisory_xact_lock(hashtextextended('$gates', 0));
+SET LOCAL lock_timeout = 0
 """)
 
 AT_THE_GATE = """
@@ -122,6 +126,29 @@ CLAIM_GATED = Statement(
     """,
 )
 
+# Counted and claimed in one, for gates that were far from full when they were last counted and have
+# nothing but a limit. A gate may be named once.
+CLAIM_FREELY = Statement(
+    TAKE,
+    picked=f"""
+    SELECT ready.id
+      FROM unnest($2::text[], $3::text[], $4::integer[], $5::timestamptz[], $6::integer[])
+           AS head (queue, gate, priority, low, gate_limit)
+    {COUNTED_THERE}
+     CROSS JOIN LATERAL (
+           SELECT id FROM $tasks
+            WHERE {GATED} AND queue = head.queue AND gate = head.gate AND priority = head.priority
+              AND date_enqueued >= head.low
+              AND gate_limit = head.gate_limit AND gate_rate IS NULL AND breaker IS NULL
+            ORDER BY date_enqueued
+            LIMIT least($7::integer,
+                        greatest(0, coalesce(gate.max_running, head.gate_limit) - taken.running))
+              FOR UPDATE SKIP LOCKED
+     ) AS ready
+     WHERE gate.rate IS NULL
+    """,
+)
+
 CLAIM_SUSPECT = Statement(
     TAKE,
     picked=f"SELECT id FROM $tasks WHERE id = $2 AND {SUSPECT} FOR UPDATE SKIP LOCKED",
@@ -181,10 +208,22 @@ DELETE FROM $gates
 CLOCK = "SELECT clock_timestamp()"
 
 
-async def try_lock(connection: Connection, tables: Tables) -> bool:
-    """Begin to count and claim, until the end of the transaction. False: somebody else does."""
-    row = await connection.fetchrow(TRY_LOCK[tables])
-    return bool(row[0])
+@asynccontextmanager
+async def counting(connection: Connection, tables: Tables) -> AsyncIterator[bool]:
+    """A transaction in which to count and claim, as the only one. False: somebody else does."""
+    try:
+        await connection.execute(LOCK[tables])
+    except LockNotAvailableError:
+        await connection.execute("ROLLBACK")
+        yield False
+        return
+    try:
+        yield True
+    except Exception:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
 
 
 async def heads(
@@ -237,6 +276,31 @@ async def claim_gated(
         [head.own_limit for head, _, _ in shares],
         [head.breaker for head, _, _ in shares],
         [share for _, _, share in shares],
+    )
+    return rows
+
+
+async def claim_freely(
+    connection: Connection,
+    tables: Tables,
+    *,
+    worker_id: UUID,
+    lanes: Sequence[tuple[GateLane, datetime, int]],
+    share: int,
+) -> list[Record]:
+    """Take up to `share` tasks of each lane, as far as its limit (the last of the three) allows.
+
+    One lane of each gate, without rate and breaker; what has them is left in the line.
+    """
+    rows: list[Record] = await connection.fetch(
+        CLAIM_FREELY[tables],
+        worker_id,
+        [lane.queue for lane, _, _ in lanes],
+        [lane.gate for lane, _, _ in lanes],
+        [lane.priority for lane, _, _ in lanes],
+        [low for _, low, _ in lanes],
+        [limit for _, _, limit in lanes],
+        share,
     )
     return rows
 

@@ -44,24 +44,28 @@ SELECT coalesce((SELECT sum(tasks) FROM lane), 0)::integer AS moved,
        (SELECT count(*) FROM told) AS told
 """)
 
-# Ids are ordered by the time at which their tasks were made, so old tasks are found by the primary
-# key, without an index on the end of each.
-PRUNE = Statement("""
-WITH old AS (
-    SELECT id FROM $tasks AS task
-     WHERE id > $1 AND id < $2
-       AND state = ANY ($3::text[])
-       AND date_ended < statement_timestamp() - $4 * interval '1 second'
-       -- Children that have not ended may still read its result.
-       AND NOT (has_children AND EXISTS (
+# Children that have not ended may still read its result.
+NOT_NEEDED = """NOT (task.has_children AND EXISTS (
                SELECT FROM $links AS link JOIN $tasks AS child ON child.id = link.child_id
                 WHERE link.parent_id = task.id
                   AND (child.takes_results OR child.stands_for = task.id)
-                  AND child.state NOT IN ('done', 'failed', 'cancelled')))
+                  AND child.state NOT IN ('done', 'failed', 'cancelled')))"""
+
+# Ids are ordered by the time at which their tasks were made, so old tasks are found by the primary
+# key, without an index on the end of each.
+OLD = f"""
+    SELECT $columns FROM $tasks AS task
+     WHERE id > $1 AND id < $2
+       AND state = ANY ($3::text[])
+       AND date_ended < statement_timestamp() - $4 * interval '1 second'
+       AND {NOT_NEEDED}
      ORDER BY id
      LIMIT $5
        FOR UPDATE SKIP LOCKED
-), gone AS (
+"""
+
+# What belongs to a task goes with it.
+DELETED = """gone AS (
     DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
 ), unlinked AS (
     DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
@@ -71,9 +75,16 @@ WITH old AS (
     DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
 ), unstepped AS (
     DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
-)
+)"""
+
+PRUNE = Statement(
+    f"""
+WITH old AS ({OLD}
+), {DELETED}
 SELECT count(*)::integer AS pruned, max(id::text) AS last FROM gone
-""")
+""",
+    columns="id",
+)
 
 ENDED = ("done", "failed", "cancelled")
 FIRST_ID = UUID(int=0)
@@ -111,12 +122,12 @@ async def prune(
     Returns how many, and the id to go on `after`. Locks only what it deletes, for one statement.
     """
     row = await connection.fetchrow(
-        PRUNE[tables], after, _id_at(time.time() - older_than), list(states), older_than, limit
+        PRUNE[tables], after, id_at(time.time() - older_than), list(states), older_than, limit
     )
     return row["pruned"], UUID(row["last"]) if row["last"] else after
 
 
-def _id_at(seconds: float) -> UUID:
+def id_at(seconds: float) -> UUID:
     """An id later than all that were made until `seconds` (Unix time), give or take a minute.
 
     The producers' clocks made the ids; what is too young by the database's clock is kept by the

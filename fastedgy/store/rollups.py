@@ -22,13 +22,15 @@ from fastedgy.store.statements import Statement
 
 MINUTE, HOUR, EVER = 60, 3600, 0
 """The spans of a row, in seconds."""
+EVERY_NAME = ""
+"""In place of a name: all names of the queue together, so that a history need not add them up."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FORGOTTEN = UUID(int=0)
 """Stands for the workers that are no more."""
 
-BOUNDS = tuple(0.0001 * 2 ** (step / 2) for step in range(61))
-"""Upper bounds of the histograms' buckets in seconds: from 0.1 ms to 30 hours, two to the doubling.
-One more bucket holds what is longer."""
+BOUNDS = tuple(0.0001 * 2 ** (step / 4) for step in range(121))
+"""Upper bounds of the histograms' buckets in seconds: from 0.1 ms to 30 hours, four to the
+doubling. One more bucket holds what is longer."""
 BUCKETS = len(BOUNDS) + 1
 
 KEEP_MINUTES = 12 * 3600.0
@@ -80,8 +82,8 @@ def bucket(seconds: float) -> int:
 def quantile(histogram: Sequence[int], share: float) -> float | None:
     """The duration in seconds that `share` (0 to 1) of those counted do not exceed.
 
-    Within a bucket they are taken to lie evenly: right to a few percent, at worst to 19 %. None
-    for an empty histogram.
+    Within a bucket they are taken to lie evenly: right to a few percent, at worst to 19 %, where
+    all of them took the same. None for an empty histogram.
     """
     total = sum(histogram)
     if not total:
@@ -162,11 +164,9 @@ def _array(histogram: list[int]) -> str:
 
 def sums(column: str) -> str:
     """SQL: the histograms of a group added up. A fixed list of sums, since joining each row with
-    its own buckets takes several times as long; float8, since sums of bigint are numeric.
+    its own buckets takes three times as long.
     """
-    parts = (
-        f"coalesce(sum({column}[{place}]::float8), 0)::bigint" for place in range(1, BUCKETS + 1)
-    )
+    parts = (f"coalesce(sum({column}[{place}]), 0)::bigint" for place in range(1, BUCKETS + 1))
     return f"ARRAY [{', '.join(parts)}]"
 
 

@@ -23,6 +23,12 @@ LOCK_OTHERS = Statement("""
 SELECT id, state FROM $tasks WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
 """)
 
+# By itself: one of the others may be among those that are to stand for a third, and a statement
+# changes a row once.
+MARK_OTHERS = Statement("""
+UPDATE $tasks SET has_children = true WHERE id = ANY ($1::uuid[]) AND NOT has_children
+""")
+
 # Everything that the other waits for itself, each met once. Two tasks that return each other at
 # the same time lock each other's rows: one of them is made to try again, and then sees the circle.
 CIRCLES = Statement("""
@@ -56,9 +62,6 @@ WITH standing AS (
      WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
        AND task.state || '' = 'doing'
  RETURNING task.id, task.stands_for
-), marked AS (
-    UPDATE $tasks AS other SET has_children = true FROM standing
-     WHERE other.id = ANY (ARRAY [standing.stands_for]) AND NOT other.has_children
 ), linked AS (
     INSERT INTO $links (child_id, parent_id)
     SELECT id, stands_for FROM standing
@@ -113,6 +116,7 @@ async def stand(
                             type(error).__name__, f"It returned a task to stand for it: {error}")
         )  # fmt: skip
     if fine:
+        await connection.execute(MARK_OTHERS[tables], [outcome.by for outcome in fine])
         written = await connection.fetch(
             STAND[tables],
             [outcome.id for outcome in fine],

@@ -26,7 +26,8 @@ _CLAIM = """claim AS (
 LOAD = Statement("""
 SELECT name, kind, state, position, attempts, handled, result, event, error_type, error_message,
        extract(epoch FROM date_ended)::float8 AS ended,
-       greatest(0, extract(epoch FROM date_due - clock_timestamp()))::float8 AS remaining
+       -- Not `greatest`: that makes a number of NULL, which is no end.
+       extract(epoch FROM date_due - clock_timestamp())::float8 AS remaining
   FROM $steps WHERE task_id = $1
 """)
 
@@ -100,7 +101,7 @@ WITH $claim, found AS (
  RETURNING step.state, step.result
 )
 SELECT claim.id IS NOT NULL AS held, ended.state, ended.result,
-       greatest(0, extract(epoch FROM step.date_due - clock_timestamp()))::float8 AS remaining
+       extract(epoch FROM step.date_due - clock_timestamp())::float8 AS remaining
   FROM (SELECT) AS one
   LEFT JOIN claim ON true
   LEFT JOIN ended ON true
@@ -228,7 +229,8 @@ async def look(
     connection: Connection, tables: Tables, task_id: UUID, run: int, *, name: str
 ) -> Looked:
     """End a wait whose event was sent, or whose time is over."""
-    return Looked(*await connection.fetchrow(LOOK[tables], task_id, run, name))
+    held, state, result, remaining = await connection.fetchrow(LOOK[tables], task_id, run, name)
+    return Looked(held, state, result, None if remaining is None else max(0.0, remaining))
 
 
 async def list_steps(connection: Connection, tables: Tables, task_id: UUID) -> list[StepRow]:

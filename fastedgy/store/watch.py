@@ -32,6 +32,19 @@ SELECT id, name, state, result, error_type, error_message, error_traceback
   FROM $tasks WHERE id = ANY ($1::uuid[])
 """)
 
+# For those that take results: tens of thousands may be read for one task, so they come as arrays.
+# What is no plain result stands in `others`.
+RESULTS = Statement("""
+SELECT array_agg(id::text) FILTER (WHERE plain) AS ids,
+       array_agg(coalesce(result::text, 'null')) FILTER (WHERE plain) AS results,
+       jsonb_agg(jsonb_build_object(
+           'id', id, 'name', name, 'state', state, 'error_type', error_type,
+           'error_message', error_message, 'error_traceback', error_traceback))
+           FILTER (WHERE NOT plain) AS others
+  FROM (SELECT *, state = 'done' AND error_type IS NULL AS plain
+          FROM $tasks WHERE id = ANY ($1::text[]::uuid[])) AS task
+""")
+
 # As AWAIT, for many. Their rows are read afterwards.
 AWAIT_ALL = Statement("""
 UPDATE $tasks SET awaited = true
@@ -71,6 +84,14 @@ async def read_outcomes(
     """State, result and error of tasks, in no particular order; those that have rows."""
     rows: Sequence[Record] = await connection.fetch(OUTCOMES[tables], ids)
     return rows
+
+
+async def read_results(
+    connection: Connection, tables: Tables, ids: Sequence[str]
+) -> tuple[dict[str, str], str | None]:
+    """The results of tasks as JSON, by id, and those without one: a JSON list of what is known."""
+    row = await connection.fetchrow(RESULTS[tables], ids)
+    return dict(zip(row["ids"] or (), row["results"] or (), strict=True)), row["others"]
 
 
 async def count_states(

@@ -67,8 +67,8 @@ async def supervise(
     """What `run` does, on the running loop of the main thread.
 
     Raises DatabaseUnavailable, DatabaseTooOld or EmbeddedPostgresError before anything is
-    started, and ConfigurationError when a worker says that it cannot start. Later outages of the
-    database are survived.
+    started, and ConfigurationError when a worker says that it cannot start, or when the port of the
+    metrics is taken. Later outages of the database are survived.
     """
     url = await resolve_url(settings, announce=logger.info)
     connection = await connect(url, timeout=settings.database_connect_timeout)
@@ -77,4 +77,10 @@ async def supervise(
     supervisor = Supervisor(
         url, options, config, report=obituaries.write, command=command, tempo=tempo
     )
-    await supervisor.run()
+    if options.metrics_port is None:
+        await supervisor.run()
+        return
+    from fastedgy.supervisor.metrics import serving_metrics  # as much again as all the rest
+
+    async with serving_metrics(supervisor, settings, options, url, config):
+        await supervisor.run()

@@ -53,6 +53,8 @@ class Crew:
         self.wake = asyncio.Event()
         self.stopping = False
         self.failure: str | None = None
+        self.deaths = 0
+        """Workers that ended unasked since the start."""
         self._url = url
         self._options = options
         self._config = config
@@ -210,6 +212,7 @@ class Crew:
 
     def _bury(self, child: Child, now: float) -> None:
         del self.children[child.pid]
+        self.deaths += not child.asked_to_stop and child.exit_code not in (DRAINED, REPLACE)
         seat = self._seat_of(child)
         replacing = seat is not None and seat.coming is child
         refill = seat is not None and seat.leave(child, now)

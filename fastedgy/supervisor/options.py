@@ -20,7 +20,8 @@ class SupervisorOptions:
     `workers`: processes at most. `min_workers`: processes kept while idle, at least one; None:
     that of the settings, else `workers`, so that nothing ever shrinks. `concurrency`: tasks that
     one process runs at a time. `queues`: which to serve; empty: all, also those that come later.
-    `reload`: replace the workers when a *.py below the working directory changes.
+    `reload`: replace the workers when a *.py below the working directory changes. `metrics_port`:
+    where Prometheus may ask, on the address `metrics_host`; None: nowhere.
 
     Raises ConfigurationError when the numbers make no sense.
     """
@@ -31,6 +32,8 @@ class SupervisorOptions:
     min_workers: int | None = None
     queues: tuple[str, ...] = ()
     reload: bool = False
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
 

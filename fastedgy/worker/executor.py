@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -43,7 +44,7 @@ from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
 from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
-from fastedgy.worker.results import Results
+from fastedgy.worker.results import Read, Results
 from fastedgy.worker.running import Running, verify_row
 from fastedgy.worker.verdict import Misfit, Verdict, done_as, judge, left_behind, returned
 
@@ -70,6 +71,8 @@ _post_run = hooks.registered("post_run")
 _middleware = registered()
 """Empty as long as there are no hooks and no middleware: looked at for every task."""
 
+_gate = itemgetter("gate")
+
 NEVER = float("inf")
 """The deadline of what has outlived its own."""
 
@@ -87,8 +90,8 @@ class _Unlimited:
     lease_until = float("inf")
 
 
-async def _read_nothing(ids: list[UUID]) -> list[Any]:
-    return []
+async def _read_nothing(ids: list[str]) -> Read:
+    return {}, None
 
 
 class Executor:
@@ -167,7 +170,7 @@ class Executor:
 
     def gates_queued(self) -> set[str | None]:
         """The gates of those that are claimed and not started; None: those without."""
-        return {row["gate"] for row in self._queue}
+        return set(map(_gate, self._queue))
 
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
@@ -302,7 +305,7 @@ class Executor:
         return verdict
 
     async def _stand(self, it: Running, verdict: Verdict, outcome: Standing) -> Verdict:
-        """Find out which task the returned one is. It has a row before its stand-in waits for it."""
+        """Find out which task was returned. It has a row before another one waits for it."""
         it.cancelling = it.cancelling or "finishing"
         try:
             meant = verdict.value.__queued_task__()

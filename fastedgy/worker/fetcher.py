@@ -90,7 +90,7 @@ class Fetcher:
         self._look_allowed = 0.0
         self._again = FIRST_AGAIN
         self._deaf = not config.use_postgresql_notify
-        self._gates.be_deaf(self._deaf, config.polling_interval)
+        self._gates.look_every(self._polling)
         self.found_nothing_since: float | None = None
         self.telling: Telling | None = None
 
@@ -147,7 +147,7 @@ class Fetcher:
         self._deaf = deaf or not self._config.use_postgresql_notify
         self._look_at = 0.0
         self._rules_at = 0.0
-        self._gates.be_deaf(self._deaf, self._config.polling_interval)
+        self._gates.look_every(self._polling)
         self._bell.set()
 
     def be_unsure(self) -> None:
@@ -282,10 +282,15 @@ class Fetcher:
             pause, self._again = self._again, min(2 * self._again, LAST_AGAIN)
         else:
             self._again = FIRST_AGAIN
-            config = self._config
-            pause = config.polling_interval if self._deaf else config.fallback_polling_interval
+            pause = self._polling
         self._look_at = max(now + pause, self._look_allowed)
         return self._lanes.looked(found)
+
+    @property
+    def _polling(self) -> float:
+        """Seconds between two looks at the table when nothing happens."""
+        config = self._config
+        return config.polling_interval if self._deaf else config.fallback_polling_interval
 
     async def _reconcile(self) -> None:
         """Give back what names us as its owner and is neither running nor queued here."""

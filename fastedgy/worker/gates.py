@@ -8,7 +8,6 @@ this does anything.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import random
 import time
@@ -28,19 +27,17 @@ from fastedgy.store.notify import Free
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.queues import Rules
 from fastedgy.store.statements import GATED_LINE
-from fastedgy.worker.lanes import BEGINNING, Lanes
-from fastedgy.worker.passage import Passage, pass_alone, pass_gates
+from fastedgy.worker.gate_lanes import GateLanes
+from fastedgy.worker.lanes import Lanes
+from fastedgy.worker.passage import Passage, lane_of, pass_alone, pass_gates
 
 logger = logging.getLogger("fastedgy.worker")
 
 AT_ONCE = 100
 """Lanes that one claim asks for at most; the others have their turn next."""
 FOUND_AT_ONCE = 500
-MOST = 20_000
-"""Lanes that are kept; more are found again by looking."""
 LOOK_SHARE = 20
 """A look at the gates may take one part in this of the time: it walks over dead row versions."""
-LOOK_EVERY = 30.0
 SETTLE = 1.0
 """Seconds after the last claim at which a look makes sure that no task was passed by."""
 ASK_AGAIN = 1.0
@@ -50,122 +47,9 @@ ASKED_PER_SECOND = 500
 PACE = 0.02
 """Seconds between two starts under a rate at least. What was missed meanwhile is made up for."""
 
-
-class GateLanes:
-    """The lanes behind gates: their lower bounds, whose turn it is, and which of them sleep."""
-
-    def __init__(self, serves: Callable[[str], bool]) -> None:
-        self._serves = serves
-        self._low: dict[GateLane, datetime] = {}
-        self._turn: dict[GateLane, None] = {}  # those awake, next ones first
-        self._sleeping: dict[GateLane, float] = {}
-        self._alarms: list[tuple[float, GateLane]] = []
-        self._by_gate: dict[str, set[GateLane]] = {}
-
-    def __len__(self) -> int:
-        return len(self._low)
-
-    def heard(self, lane: GateLane) -> None:
-        """There is work in this lane."""
-        if lane not in self._low:
-            self.found({lane: BEGINNING})
-
-    def found(self, lanes: Mapping[GateLane, datetime]) -> bool:
-        """Take in what a look has found; True when there is work that was not known of."""
-        news = False
-        for lane, first in lanes.items():
-            low = self._low.get(lane)
-            if not self._serves(lane.queue) or (low is not None and low <= first):
-                continue
-            news = True
-            if low is None:
-                if len(self._low) >= MOST:
-                    continue
-                self._by_gate.setdefault(lane.gate, set()).add(lane)
-                self._turn[lane] = None
-            self._low[lane] = first
-        return news
-
-    def in_turn(
-        self, now: float, most: int, paused: Collection[str]
-    ) -> list[tuple[GateLane, datetime]]:
-        """The next lanes to ask, with their bounds: the keys take turns. In each queue a higher
-        priority comes first."""
-        while self._alarms and self._alarms[0][0] <= now:
-            _, lane = heapq.heappop(self._alarms)
-            if self._sleeping.get(lane, now + 1) <= now:
-                self._wake(lane)
-        chosen: list[GateLane] = []
-        for lane in self._turn:
-            if lane.queue not in paused:
-                chosen.append(lane)
-                if len(chosen) >= most:
-                    break
-        ranks: dict[str, int] = {}
-        for lane in chosen:
-            ranks.setdefault(lane.queue, len(ranks))
-            del self._turn[lane]
-            self._turn[lane] = None
-        chosen.sort(key=lambda lane: (ranks[lane.queue], -lane.priority))
-        return [(lane, self._low[lane]) for lane in chosen]
-
-    def awake(self, now: float, paused: Collection[str]) -> bool:
-        """Whether there is a lane to ask now."""
-        if self._alarms and self._alarms[0][0] <= now:
-            return True
-        if not paused:
-            return bool(self._turn)
-        return any(lane.queue not in paused for lane in self._turn)
-
-    def next_alarm(self) -> float:
-        """When the next one wakes."""
-        return self._alarms[0][0] if self._alarms else float("inf")
-
-    def sleep(self, lane: GateLane, until: float) -> None:
-        """Do not ask there until then."""
-        if lane in self._low:
-            self._turn.pop(lane, None)
-            self._sleeping[lane] = until
-            heapq.heappush(self._alarms, (until, lane))
-
-    def wake(self, gate: str) -> bool:
-        """A place of this gate is free. True when somebody has waited for it."""
-        sleepers = [lane for lane in self._by_gate.get(gate, ()) if lane in self._sleeping]
-        for lane in sleepers:
-            self._wake(lane)
-        return bool(sleepers)
-
-    def wake_queue(self, queue: str) -> bool:
-        """Ask all lanes of a queue again. True when there are some that have waited."""
-        sleepers = [lane for lane in self._sleeping if lane.queue == queue]
-        for lane in sleepers:
-            self._wake(lane)
-        return bool(sleepers)
-
-    def asleep(self) -> int:
-        """How many of them sleep."""
-        return len(self._sleeping)
-
-    def claimed(self, rows: Sequence[Record]) -> None:
-        """Raise the bounds to what was taken."""
-        for row in rows:
-            lane = GateLane(row["queue"], row["gate"], row["priority"])
-            if lane in self._low and row["date_enqueued"] > self._low[lane]:
-                self._low[lane] = row["date_enqueued"]
-
-    def forget(self, lane: GateLane) -> None:
-        """Nothing is left there."""
-        self._turn.pop(lane, None)
-        self._sleeping.pop(lane, None)
-        if self._low.pop(lane, None) is not None:
-            lanes = self._by_gate[lane.gate]
-            lanes.discard(lane)
-            if not lanes:
-                del self._by_gate[lane.gate]
-
-    def _wake(self, lane: GateLane) -> None:
-        if self._sleeping.pop(lane, None) is not None:
-            self._turn[lane] = None
+_id = itemgetter("id")
+_place = itemgetter("queue", "gate")
+_place_in_line = itemgetter("date_enqueued")
 
 
 class Gatekeeper:
@@ -191,11 +75,12 @@ class Gatekeeper:
         self._gates = GateLanes(lanes.serves)
         self._held: dict[UUID, tuple[str, str | None]] = {}
         self._queues_held: dict[str, float] = {}
+        self._free: Mapping[GateLane, int] = {}
         self._cursor = ("", "")
         self._look_at = 0.0
         self._look_allowed = 0.0
         self._not_before = 0.0
-        self._look_every = LOOK_EVERY
+        self._look_every = 0.0
         self.rules = Rules()
 
     # Told by others.
@@ -224,9 +109,9 @@ class Gatekeeper:
             self._queues_held.pop(queue, None)
             self._gates.wake_queue(queue)
 
-    def be_deaf(self, deaf: bool, polling_interval: float) -> None:
-        """Whether no bell is heard, so that looking must be more frequent."""
-        self._look_every = polling_interval if deaf else LOOK_EVERY
+    def look_every(self, seconds: float) -> None:
+        """How often to look for what no bell has told of; the first time now."""
+        self._look_every = seconds
         self._look_at = 0.0
 
     def changed(self, rules: Rules) -> frozenset[str]:
@@ -247,11 +132,11 @@ class Gatekeeper:
     def ended(self, outcomes: Iterable[Outcome]) -> Free:
         """Outcomes are written: their places are free. Returns those that somebody waits for."""
         free = Free()
-        for outcome in outcomes if self._held else ():
-            place = self._held.pop(outcome.id, None)
-            if place is None:
-                continue
-            queue, gate = place
+        held = self._held
+        if not held:
+            return free
+        places = {place for outcome in outcomes if (place := held.pop(outcome.id, None))}
+        for queue, gate in places:
             if gate is not None and (self._gates.wake(gate) or self._solo):
                 free.gates.add(gate)
             if queue in self.rules.limited:
@@ -299,7 +184,7 @@ class Gatekeeper:
         async def work(connection: Connection) -> Passage:
             return await pass_gates(
                 connection, self._tables, worker_id=self._worker_id, lanes=lanes, limited=limited,
-                limited_queues=self.rules.limited, room=room,
+                limited_queues=self.rules.limited, free=self._free, room=room,
             )  # fmt: skip
 
         return self._apply(await self._run(work))
@@ -333,11 +218,11 @@ class Gatekeeper:
             return []
         rows = passage.rows
         self._hold(rows)
-        gated = [row for row in rows if row["gate"] is not None]
-        self._gates.claimed(gated)
-        self._plain.claimed(sorted(
-            (row for row in rows if row["gate"] is None), key=itemgetter("date_enqueued")
-        ))  # fmt: skip
+        rows.sort(key=_place_in_line)
+        self._gates.claimed(rows)
+        if self.rules.limited:
+            self._plain.claimed([row for row in rows if row["gate"] is None])
+        self._free = passage.free
         for lane in passage.gone:
             self._gates.forget(lane)
         patience = ASK_AGAIN + self._gates.asleep() / ASKED_PER_SECOND
@@ -349,9 +234,8 @@ class Gatekeeper:
             self._look_at = min(self._look_at, max(now + SETTLE, self._look_allowed))
         return _in_turns(rows)
 
-    def _hold(self, rows: Iterable[Record]) -> None:
-        for row in rows:
-            self._held[row["id"]] = (row["queue"], row["gate"])
+    def _hold(self, rows: Sequence[Record]) -> None:
+        self._held.update(zip(map(_id, rows), map(_place, rows), strict=True))
 
     async def _look(self) -> None:
         """Look for lanes that are not known; with very many of them, at some more each time."""
@@ -387,8 +271,12 @@ class Gatekeeper:
 
 
 def _in_turns(rows: list[Record]) -> list[Record]:
-    """In the order in which to start them: the oldest of each lane, then the second of each, …"""
-    rows.sort(key=itemgetter("date_enqueued"))
+    """In the order in which to start them: the oldest of each lane, then the second of each, …
+
+    `rows` stand in the order of the line.
+    """
+    if len(set(map(lane_of, rows))) <= 1:
+        return rows
     numbers: dict[tuple[str, str | None], int] = {}
     order = []
     for place, row in enumerate(rows):

@@ -15,17 +15,17 @@ from asyncpg import Connection
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.scheduler.firing import Firer, Round
-from fastedgy.store import events, keys, maintain, schedules, workers
+from fastedgy.store import events, maintain, workers
 from fastedgy.store.claim import Lane
-from fastedgy.store.maintain import FIRST_ID, Promoted
+from fastedgy.store.maintain import Promoted
 from fastedgy.store.notify import Channels, ring
 from fastedgy.worker.counters import Counters
+from fastedgy.worker.pruning import Pruner
 from fastedgy.worker.wire import GivenUp, Wire
 
 logger = logging.getLogger("fastedgy.worker")
 
 PROMOTE_BATCH = 1_000
-PRUNE_BATCH = 1_000
 PRUNE_EVERY = 600.0
 """Seconds between two rounds of pruning, give or take a half, so that workers take turns."""
 ORPHANS_EVERY = 30.0
@@ -35,8 +35,6 @@ meanwhile goes in one statement, and the workers take turns."""
 RECENT = 3_600.0
 """Events that were sent so many seconds ago at most are looked at regularly; older ones before they
 are pruned. A transaction that is open for longer than that delays its events until then."""
-FORGET_AFTER = 24 * 3600.0
-"""Seconds for which the row of an ended worker is kept."""
 
 
 class Maintenance:
@@ -71,7 +69,7 @@ class Maintenance:
         self._rescue_at: float | None = None
         self._orphans_at = now + ORPHANS_EVERY * random.uniform(0.5, 1.5)
         self._prune_at = now + PRUNE_EVERY * random.uniform(0.05, 1.0)
-        self._prune_after: UUID = FIRST_ID
+        self._pruner = Pruner(tables, config, counters)
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
 
     # Told by others, in the worker's event loop.
@@ -241,28 +239,11 @@ class Maintenance:
             self.on_lanes(taken.lanes)
 
     async def _prune(self) -> None:
-        """One chunk of what is too old; the next at once as long as chunks are full."""
-        older_than = self._config.retention_days * 86_400
-        kept = self._config.key_retention_days * 86_400
-
-        async def prune(connection: Connection) -> tuple[int, UUID]:
-            await workers.forget_workers(connection, self._tables, older_than=FORGET_AFTER)
-            await schedules.forget(connection, self._tables, older_than=older_than)
-            await events.wake_recent(connection, self._tables, seconds=kept)
-            await events.prune_events(connection, self._tables, older_than=kept, limit=PRUNE_BATCH)
-            await keys.prune_keys(connection, self._tables, limit=PRUNE_BATCH)
-            return await maintain.prune(
-                connection, self._tables, older_than=older_than, limit=PRUNE_BATCH,
-                after=self._prune_after,
-            )  # fmt: skip
-
-        pruned, self._prune_after = await self._wire.run(prune, until=self._is_stopping)
-        self._counters.pruned += pruned
-        if pruned < PRUNE_BATCH:
-            self._prune_after = FIRST_ID
-            self._prune_at = time.monotonic() + PRUNE_EVERY * random.uniform(0.5, 1.5)
-        else:
+        """One chunk of what is too old; the next at once as long as there is more."""
+        if await self._wire.run(self._pruner.chunk, until=self._is_stopping):
             self._prune_at = time.monotonic() + 0.05
+        else:
+            self._prune_at = time.monotonic() + PRUNE_EVERY * random.uniform(0.5, 1.5)
 
     def _is_stopping(self) -> bool:
         return self._stopping

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from uuid import UUID
 
 from asyncpg import Connection, Record
@@ -26,6 +27,9 @@ BURST = timedelta(seconds=0.25)
 """What a rate allowed and nobody used may be made up for, for so long. It also covers the delay of
 a worker that comes late, so that the mean is the rate."""
 UNLIMITED = 2**31 - 1
+
+lane_of = itemgetter("queue", "gate", "priority")
+"""A row's lane behind a gate: a tuple that is equal to its GateLane, and made faster."""
 
 
 def tokens(now: datetime, next_at: datetime | None, rate: float) -> int:
@@ -61,7 +65,8 @@ class Passage:
 
     `entered`: False when another worker was at the gates; then nothing else is known. `held`: lanes
     with work that may not start now, and in how many seconds to ask again (None: when a task of
-    theirs ends). `gone`: lanes without work. `held_queues`: likewise for limited queues.
+    theirs ends). `gone`: lanes without work. `held_queues`: likewise for limited queues. `free`:
+    lanes far from their limit, which have nothing else, with what their tasks say of it.
     """
 
     entered: bool = False
@@ -69,6 +74,7 @@ class Passage:
     held: dict[GateLane, float | None] = field(default_factory=dict)
     gone: list[GateLane] = field(default_factory=list)
     held_queues: dict[str, float | None] = field(default_factory=dict)
+    free: dict[GateLane, int] = field(default_factory=dict)
 
 
 class Counting:
@@ -117,6 +123,10 @@ class Counting:
         """How many may start now in a lane; without a head, in the queue itself."""
         limit = UNLIMITED if head is None else self._limits.get(head.lane, UNLIMITED)
         return min([limit, *(budget.left for budget in self._budgets(queue, head))])
+
+    def is_limited(self, queue: str) -> bool:
+        """Whether the queue itself has limits."""
+        return queue in self._queues
 
     def give(self, queue: str, number: int, head: Head | None = None) -> None:
         """So many are to start in a lane; a negative number takes back what was not used."""
@@ -175,19 +185,25 @@ async def pass_gates(
     lanes: Sequence[tuple[GateLane, datetime]],
     limited: dict[str, list[tuple[Lane, datetime]]],
     limited_queues: frozenset[str],
+    free: Mapping[GateLane, int],
     room: int,
 ) -> Passage:
     """Claim up to `room` tasks of lanes with a gate, and of the other lanes of limited queues.
 
-    `limited`: those other lanes, by queue. `limited_queues`: all queues that have a limit.
+    `limited`: those other lanes, by queue. `limited_queues`: all queues that have a limit. `free`:
+    what an earlier passage has found to be so.
     """
     passage = Passage()
-    async with connection.transaction():
-        if not await gates.try_lock(connection, tables):
+    async with gates.counting(connection, tables) as entered:
+        if not entered:
             return passage
         passage.entered = True
-        found = {head.lane: head for head in await gates.heads(connection, tables, lanes)} if (
-            lanes) else {}  # fmt: skip
+        if not limited and all(lane in free for lane, _ in lanes):
+            await _pass_freely(connection, tables, worker_id, lanes, free, room, passage)
+            return passage
+        found: dict[GateLane, Head] = {}
+        if lanes:
+            found = {head.lane: head for head in await gates.heads(connection, tables, lanes)}
         heads = [found[lane] for lane, _ in lanes if lane in found]
         passage.gone = [lane for lane, _ in lanes if lane not in found]
         concerned = limited_queues & ({head.lane.queue for head in heads} | limited.keys())
@@ -208,16 +224,15 @@ async def pass_gates(
                 passage.rows += rows
             if len(rows) < most or counting.allowed(queue) <= 0:
                 passage.held_queues[queue] = counting.wait(queue)
+        passage.free = _free(heads, counting, room)
         given = shares(counting, heads, room)
         lows = dict(lanes)
-        wanted = [
-            (head, lows[head.lane], given[head.lane]) for head in heads if head.lane in given
-        ]
+        wanted = [(head, lows[head.lane], given[head.lane]) for head in heads if head.lane in given]
         rows = []
         if wanted:
             rows = await gates.claim_gated(connection, tables, worker_id=worker_id, shares=wanted)
         passage.rows += rows
-        taken = Counter(GateLane(row["queue"], row["gate"], row["priority"]) for row in rows)
+        taken = Counter(map(lane_of, rows))
         for head, _, share in wanted:
             counting.give(head.lane.queue, taken[head.lane] - share, head)
             if taken[head.lane] < share:
@@ -232,13 +247,43 @@ async def pass_gates(
     return passage
 
 
+async def _pass_freely(
+    connection: Connection, tables: Tables, worker_id: UUID,
+    lanes: Sequence[tuple[GateLane, datetime]], free: Mapping[GateLane, int], room: int,
+    passage: Passage,
+) -> None:  # fmt: skip
+    """Claim without asking first. Where less came of it than might have, the next one asks."""
+    lanes = lanes[:room]
+    share = room // len(lanes)
+    wanted = [(lane, low, free[lane]) for lane, low in lanes]
+    passage.rows = await gates.claim_freely(
+        connection, tables, worker_id=worker_id, lanes=wanted, share=share
+    )
+    taken = Counter(map(lane_of, passage.rows))
+    passage.free = {lane: limit for lane, _, limit in wanted if taken[lane] == share}
+
+
+def _free(heads: Sequence[Head], counting: Counting, room: int) -> dict[GateLane, int]:
+    lanes = Counter(head.lane.gate for head in heads)
+    return {
+        head.lane: head.own_limit
+        for head in heads
+        if head.own_limit is not None
+        and head.rate is None
+        and head.breaker is None
+        and lanes[head.lane.gate] == 1
+        and counting.allowed(head.lane.queue, head) > 2 * room
+        and not counting.is_limited(head.lane.queue)
+    }
+
+
 async def pass_alone(
     connection: Connection, tables: Tables, *, worker_id: UUID, queues_served: Sequence[str],
     limited_queues: frozenset[str], paused: Collection[str],
 ) -> list[Record]:  # fmt: skip
     """Claim the oldest task with a gate that is to run alone and may start now, if there is one."""
-    async with connection.transaction():
-        if not await gates.try_lock(connection, tables):
+    async with gates.counting(connection, tables) as entered:
+        if not entered:
             return []
         heads = await gates.suspects(
             connection, tables, queues=queues_served, paused=paused, limited=limited_queues

@@ -8,8 +8,9 @@ here for a while, as the children of one task mostly run one after the other.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -18,18 +19,24 @@ from fastedgy.queued_task.control import Snooze
 from fastedgy.queued_task.encoding import filled, loads, references
 from fastedgy.queued_tasks.outcome import ENDED, error_of
 
-Reading = Callable[[list[UUID]], Awaitable[Sequence[Any]]]
-"""Reads the rows of tasks by their ids, with the columns of `store.watch`."""
+Read = tuple[dict[str, str], str | None]
+Reading = Callable[[list[str]], Awaitable[Read]]
+"""Reads results by the ids of tasks, as `store.watch.read_results` does."""
 
 KEPT = 16_000_000
 """Characters of JSON that are kept at most."""
 TOO_LARGE = 1_000_000
 """Characters of one result from which on it is not kept."""
+TOO_MANY = 1_000
+"""Results of one read from which on they are not kept: those of a join are wanted once."""
 UNFINISHED_AGAIN = 1.0
 """Seconds after which a task is run again that found a parent at work once more."""
 
 Found = str | TaskOutcomeError | None
 """The JSON of a result, or the error in its place. None: the task has not ended."""
+
+# Tens of thousands may be the arguments of one task: their ids stay text, as they came.
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Results:
@@ -39,9 +46,9 @@ class Results:
 
     def __init__(self, read: Reading) -> None:
         self._read = read
-        self._kept: OrderedDict[UUID, str] = OrderedDict()
+        self._kept: OrderedDict[str, str] = OrderedDict()
         self._size = 0
-        self._wanted: dict[UUID, list[asyncio.Future[Found]]] = {}
+        self._wanted: list[tuple[set[str], asyncio.Future[dict[str, Found]]]] = []
         self._reading: asyncio.Task[None] | None = None
 
     async def arguments(
@@ -53,19 +60,22 @@ class Results:
         that is raised, or ResultGone where there is no row (any more). Raises Snooze when a parent
         is at work again, and InvalidArguments for arguments that were forged.
         """
-        given = loads(args), loads(kwargs)
+        given = [loads(args), loads(kwargs)]
+        ids = references(given)
         try:
-            ids = {text: UUID(text) for text in references(list(given))}
-        except (ValueError, TypeError, AttributeError):
-            raise InvalidArguments(f"{name}: a place for a result names no task.") from None
-        found = await self._of(set(ids.values()))
+            sound = all(map(_ID.fullmatch, ids))
+        except TypeError:
+            sound = False
+        if not sound:
+            raise InvalidArguments(f"{name}: a place for a result names no task.")
+        found = await self._of(set(ids))
 
-        def result(text: str) -> Any:
-            value = found[ids[text]]
-            if isinstance(value, str):
+        def result(id: str) -> Any:
+            value = found[id]
+            if type(value) is str:
                 return loads(value)
             if value is None:
-                raise Snooze(UNFINISHED_AGAIN, f"its parent {text} is at work again")
+                raise Snooze(UNFINISHED_AGAIN, f"its parent {id} is at work again")
             if not run_anyway:
                 raise value
             return value
@@ -77,65 +87,66 @@ class Results:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _of(self, ids: Collection[UUID]) -> dict[UUID, Found]:
-        found: dict[UUID, Found] = {}
-        futures: dict[UUID, asyncio.Future[Found]] = {}
-        loop = asyncio.get_running_loop()
-        for id in ids:
-            kept = self._kept.get(id)
-            if kept is not None:
-                self._kept.move_to_end(id)
-                found[id] = kept
-            else:
-                futures[id] = loop.create_future()
-                self._wanted.setdefault(id, []).append(futures[id])
-        if futures:
+    async def _of(self, ids: set[str]) -> dict[str, Found]:
+        kept = self._kept
+        found: dict[str, Found] = {id: kept[id] for id in ids if id in kept}
+        for id in found:
+            kept.move_to_end(id)
+        missing = ids - found.keys()
+        if missing:
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[dict[str, Found]] = loop.create_future()
+            self._wanted.append((missing, future))
             if self._reading is None:
                 self._reading = loop.create_task(self._read_wanted(), name="fastedgy results")
-            for id, future in futures.items():
-                found[id] = await future
+            found |= await future
         return found
 
     async def _read_wanted(self) -> None:
         try:
             while self._wanted:
-                wanted, self._wanted = self._wanted, {}
+                wanted, self._wanted = self._wanted, []
+                ids = set().union(*(missing for missing, _ in wanted))
                 try:
-                    rows = {row["id"]: row for row in await self._read(list(wanted))}
+                    results, others = await self._read(list(ids))
                 except Exception as error:
-                    for future in _all(wanted):
-                        future.set_exception(error)
-                    continue
-                for id, futures in wanted.items():
-                    value = self._found(id, rows.get(id))
-                    for future in futures:
+                    for _, future in wanted:
                         if not future.done():
-                            future.set_result(value)
+                            future.set_exception(error)
+                    continue
+                read = self._take(ids, results, others)
+                for missing, future in wanted:
+                    if not future.done():
+                        one = len(missing) == len(read)
+                        future.set_result(read if one else {id: read[id] for id in missing})
         finally:
             self._reading = None
 
-    def _found(self, id: UUID, row: Any) -> Found:
-        if row is None:
-            return ResultGone(
+    def _take(self, ids: set[str], results: dict[str, str], others: str | None) -> dict[str, Found]:
+        read: dict[str, Found] = {**results}
+        if len(results) < TOO_MANY:
+            self._keep(results)
+        for row in loads(others) if others is not None else ():
+            read[row["id"]] = _error(row)
+        for id in ids - read.keys():
+            read[id] = ResultGone(
                 f"Task {id}, whose result is an argument here, has no row (any more): it was "
                 "cancelled before it was written, or its row was deleted.",
-                id=id,
+                id=UUID(id),
             )
-        if row["state"] not in ENDED:
-            return None
-        error = error_of(row)
-        if error is not None:
-            return error
-        text: str = "null" if row["result"] is None else row["result"]
-        if len(text) < TOO_LARGE:
-            self._kept[id] = text
-            self._size += len(text)
-            while self._size > KEPT:
-                self._size -= len(self._kept.popitem(last=False)[1])
-        return text
+        return read
+
+    def _keep(self, results: dict[str, str]) -> None:
+        for id, result in results.items():
+            if len(result) < TOO_LARGE and id not in self._kept:
+                self._kept[id] = result
+                self._size += len(result)
+        while self._size > KEPT:
+            self._size -= len(self._kept.popitem(last=False)[1])
 
 
-def _all(wanted: dict[UUID, list[asyncio.Future[Found]]]) -> list[asyncio.Future[Found]]:
-    return [future for futures in wanted.values() for future in futures if not future.done()]
-
-
+def _error(row: dict[str, Any]) -> TaskOutcomeError | None:
+    """What stands in the place of a result: None for a task that has not ended."""
+    if row["state"] not in ENDED:
+        return None
+    return error_of(row | {"id": UUID(row["id"])})

@@ -21,7 +21,16 @@ from asyncpg import Connection
 from fastedgy.models.tables import Tables
 from fastedgy.store import rollups
 from fastedgy.store.outcomes import Outcome
-from fastedgy.store.rollups import EPOCH, EVER, HOUR, MINUTE, RollupKey, Tally, bucket
+from fastedgy.store.rollups import (
+    EPOCH,
+    EVER,
+    EVERY_NAME,
+    HOUR,
+    MINUTE,
+    RollupKey,
+    Tally,
+    bucket,
+)
 from fastedgy.worker.running import Running
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -186,11 +195,12 @@ class Rollups:
     def _settle(self) -> None:
         """Add what was counted since to the rows of its minute, its hour and all time."""
         fresh, self._fresh = self._fresh, {}
-        for (queue, name), tally in fresh.items():
+        for (queue, own), tally in fresh.items():
             for seconds in (MINUTE, HOUR, EVER):
-                key = RollupKey(seconds, self._start(seconds), queue, name)
-                self._rows.setdefault(key, Tally()).add(tally)
-                self._dirty.add(key)
+                for name in (own, EVERY_NAME):
+                    key = RollupKey(seconds, self._start(seconds), queue, name)
+                    self._rows.setdefault(key, Tally()).add(tally)
+                    self._dirty.add(key)
 
     def _start(self, seconds: int) -> datetime:
         if seconds == EVER:

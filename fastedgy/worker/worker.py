@@ -9,13 +9,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
-from uuid import UUID
 
-from asyncpg import Connection, Record
+from asyncpg import Connection
 
 from fastedgy import migrate
 from fastedgy.config import QueuedTaskConfig
@@ -38,7 +37,7 @@ from fastedgy.worker.maintenance import Maintenance
 from fastedgy.worker.memory import resident
 from fastedgy.worker.notifier import Notifier
 from fastedgy.worker.report import Board, Report
-from fastedgy.worker.results import Results
+from fastedgy.worker.results import Read, Results
 from fastedgy.worker.rollups import Rollups
 from fastedgy.worker.telling import Telling
 from fastedgy.worker.watchdog import Watchdog
@@ -451,10 +450,10 @@ class Worker:
         since = self.heartbeat.steady_since
         return since is not None and time.monotonic() - since >= self._config.lease
 
-    async def _read_results(self, ids: list[UUID]) -> Sequence[Record]:
-        """The rows of tasks whose results are arguments of others."""
+    async def _read_results(self, ids: list[str]) -> Read:
+        """The results of tasks that are arguments of others."""
         return await self._claims.run(
-            lambda connection: watch.read_outcomes(connection, self._tables, ids)
+            lambda connection: watch.read_results(connection, self._tables, ids)
         )
 
     async def _flush_added(self, run: TaskRun) -> None:

@@ -1,5 +1,5 @@
-"""`explain` against the claim at the gates: whatever stands there, what it calls ready is taken, and
-what it says is held is not.
+"""`explain` against the claim at the gates: whatever stands there, what it calls ready is taken,
+and what it says is held is not.
 """
 
 from __future__ import annotations

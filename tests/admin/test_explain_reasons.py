@@ -207,9 +207,7 @@ async def test_the_rate_of_its_queue(connection: asyncpg.Connection) -> None:
     await queues.set_limits(connection, TABLES, "mail", max_running=None, rate=0.1, actor="ann")
     id = await add(connection, queue="mail")
     assert (await explained(connection, id)).ready
-    await connection.execute(
-        "UPDATE queued_task_queues SET next_at = now() + interval '8 s'"
-    )
+    await connection.execute("UPDATE queued_task_queues SET next_at = now() + interval '8 s'")
 
     text = await why(connection, id)
     assert text.startswith("queue_rate: Queue mail starts 6 tasks per min: the next one in ")
@@ -592,9 +590,7 @@ async def test_its_parent_failed(connection: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("history", [{}, [1, "x"], [{"what": 3}], "text"])
-async def test_a_forged_history_does_no_harm(
-    connection: asyncpg.Connection, history: Any
-) -> None:
+async def test_a_forged_history_does_no_harm(connection: asyncpg.Connection, history: Any) -> None:
     await hire(connection)
     id = await add(connection, delay=40.0)
     await change(connection, id, history=json.dumps(history))
@@ -617,5 +613,3 @@ def _now() -> datetime:
 
 def _ago(seconds: float) -> datetime:
     return datetime.now(UTC) - timedelta(seconds=seconds)
-
-

@@ -32,13 +32,15 @@ class Supervised:
     def __init__(
         self, url: str, folder: Path, *, app: str = "fault_app:app", workers: int = 1,
         concurrency: int = 10, environment: dict[str, str] | None = None,
-        prefix: Sequence[str] = (), **queue: Any,
+        prefix: Sequence[str] = (), arguments: Sequence[str] = (), **queue: Any,
     ) -> None:  # fmt: skip
-        """`queue` are settings of the queue, `prefix` what comes before the command."""
+        """`queue` are settings of the queue, `prefix` what comes before the command, `arguments`
+        what follows it.
+        """
         settings = {f"QUEUE_{name.upper()}": str(value) for name, value in queue.items()}
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
         command = [*prefix, sys.executable, "-m", "fastedgy", "queue", "start", "--app", app]
-        command += ["--workers", str(workers), "--concurrency", str(concurrency)]
+        command += ["--workers", str(workers), "--concurrency", str(concurrency), *arguments]
         self.process = subprocess.Popen(
             command,
             cwd=folder,

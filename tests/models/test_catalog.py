@@ -19,6 +19,8 @@ MODELS = {
     "queued_task_step": "QueuedTaskStep",
     "queued_task_event": "QueuedTaskEvent",
     "queued_task_key": "QueuedTaskKey",
+    "queued_task_queue": "QueuedTaskQueue",
+    "queued_task_gate": "QueuedTaskGate",
     "queued_task_breaker": "QueuedTaskBreaker",
     "queued_task_worker": "QueuedTaskWorker",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -71,7 +71,7 @@ def test_both_changes_of_the_clock_in_ten_years_match_a_table_made_by_watching_a
             trigger = Trigger(cron=text, timezone=name, end=end)
             expected = table(name, matches, start, end)
             assert list(trigger.after(start)) == expected, (name, change, text)
-            for due, following in zip(expected, expected[1:], strict=False):
+            for due, following in pairwise(expected):
                 assert trigger.latest(due) == due
                 assert trigger.latest(following - timedelta(seconds=1)) == due
                 assert trigger.next(following - timedelta(seconds=1)) == following

@@ -88,6 +88,7 @@ async def test_what_is_added_and_paused_in_one_process_is_obeyed_by_all_within_a
         assert resumed.next_due is not None
 
         async def again() -> None:
+            assert resumed.next_due is not None
             assert max(await fired(connection)) >= resumed.next_due
 
         await eventually(again, within=1.5)
@@ -120,6 +121,7 @@ async def test_a_worker_killed_there_fires_each_due_time_once(
     await eventually(some, within=10)
     found = await fired(connection)
     dues = sorted(found)
+    assert resumed.next_due is not None
     assert set(found.values()) == {1}
     assert dues == [resumed.next_due + n * period for n in range(len(dues))]
     row = await connection.fetchrow("SELECT * FROM queued_task_schedules")

@@ -36,6 +36,7 @@ def row(func: Any, args: str = "[]", **columns: Any) -> Any:
         "function": f"{func.__module__}:{func.__qualname__}", "name": func.__name__,
         "queue": "default", "priority": 0, "date_enqueued": datetime.now(UTC), "args": args,
         "kwargs": "{}", "context": "{}", "timeout": None, "closure": None, "extra": None,
+        "gate": None,
     }  # fmt: skip
     return Row(known | columns)
 

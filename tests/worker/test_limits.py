@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import limit_tasks
 import pytest
 from crew import Crew, Hire, Staff, reaches
 from helpers import eventually
-from rows import CHANNELS, TABLES, add, change, count, read
+from rows import CHANNELS, TABLES, change, count, new, read, write
 
-from fastedgy.store import gates, queues
+from fastedgy.store import gates, queues, workers
+from fastedgy.store.newtask import NewTask
 
 
 @pytest.fixture(autouse=True)
-def clean_limits() -> Iterator[None]:
+def clean_limits() -> None:
     for book in (limit_tasks.running, limit_tasks.most, limit_tasks.starts, limit_tasks.started):
         book.clear()
-    yield
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,12 @@ async def clean_settings(connection: asyncpg.Connection) -> None:
     """No settings of queues, gates and breakers from an earlier test."""
     for table in (TABLES.queues, TABLES.gates, TABLES.breakers):
         await connection.execute(f"DELETE FROM {table}")
+
+
+def gated(name: str, **columns: Any) -> NewTask:
+    """A task of `limit_tasks` with its gate, as its producer would write it."""
+    path = f"limit_tasks.{name}"
+    return new(function=f"limit_tasks:{name}", name=path, gate=path, limit=1, **columns)
 
 
 async def all_done(connection: asyncpg.Connection, within: float = 10.0) -> None:
@@ -341,25 +348,18 @@ async def test_places_of_a_killed_worker_are_free_again(
     crew: Crew, connection: asyncpg.Connection
 ) -> None:
     first = await crew.start(concurrency=4)
-    ids = [
-        await add(connection, function="limit_tasks:alone", name="limit_tasks.alone",
-                  gate="limit_tasks.alone", limit=1, args="[30]")
-    ]  # fmt: skip
-    await reaches(connection, ids[0], "doing")
-    ids.append(
-        await add(connection, function="limit_tasks:alone", name="limit_tasks.alone",
-                  gate="limit_tasks.alone", limit=1, args="[0]")
-    )  # fmt: skip
+    one, two = [gated("alone", args=f"[{seconds}]") for seconds in (30, 0)]
+    await write(connection, one, channel=CHANNELS.tasks)
+    await reaches(connection, one.id, "doing")
     await crew.start(concurrency=4)
+    await write(connection, two, channel=CHANNELS.tasks)
     first.close()
-    await connection.execute("DELETE FROM queued_task_workers WHERE id = $1", first.worker_id)
-    from fastedgy.store import workers
-
+    assert (await read(connection, two.id))["state"] == "enqueued"
     await workers.report_lost(
-        connection, TABLES, worker_id=first.worker_id, exit_reason="killed", started=ids[:1],
+        connection, TABLES, worker_id=first.worker_id, exit_reason="killed", started=[one.id],
         max_losses=1, channels=CHANNELS,
     )  # fmt: skip
-    await reaches(connection, ids[1], "done")
+    await reaches(connection, two.id, "done")
 
 
 async def test_a_suspect_waits_for_a_place_at_its_gate(
@@ -369,8 +369,9 @@ async def test_a_suspect_waits_for_a_place_at_its_gate(
         blocker = await staff.tasks.add_task(limit_tasks.alone, 0.6)
         assert blocker.id is not None
         await reaches(connection, blocker.id, "doing")
-        suspect = await add(connection, function="limit_tasks:alone", name="limit_tasks.alone",
-                            gate="limit_tasks.alone", limit=1)  # fmt: skip
+        task = gated("alone")
+        await write(connection, task)
+        suspect = task.id
         await change(connection, suspect, alone=True)
         async with hire(solo=True):
             await reaches(connection, suspect, "done")
@@ -379,14 +380,18 @@ async def test_a_suspect_waits_for_a_place_at_its_gate(
     assert limit_tasks.most["alone"] == 1
 
 
-async def test_several_workers_count_together(crew: Crew, connection: asyncpg.Connection, tmp_path) -> None:
+async def test_several_workers_count_together(
+    crew: Crew, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
     book = tmp_path / "ledger"
     book.touch()
     await asyncio.gather(*(crew.start(concurrency=10) for _ in range(2)))
-    for number in range(60):
-        key = number % 2
-        await add(connection, function="limit_tasks:enter_in_ledger", gate=f"ledger:{key}", limit=3,
-                  args=f'["{book}", {key}, 0.03]')  # fmt: skip
+    tasks = [
+        new(function="limit_tasks:enter_in_ledger", gate=f"ledger:{number % 2}", limit=3,
+            args=f'["{book}", {number % 2}, 0.03]')
+        for number in range(60)
+    ]  # fmt: skip
+    await write(connection, *tasks, channel=CHANNELS.tasks)
     await all_done(connection, within=20)
 
     lines = [line.split() for line in book.read_text().splitlines()]

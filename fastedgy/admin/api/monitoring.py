@@ -13,7 +13,7 @@ from fastedgy.admin.api.problems import Problem, ProblemRoute, problems
 from fastedgy.admin.api.services import Admin
 from fastedgy.admin.auth import QueueAuth
 from fastedgy.admin.health import Health, HealthCheck
-from fastedgy.admin.metrics import CONTENT_TYPE, Metrics
+from fastedgy.admin.metrics import CONTENT_TYPE, Metrics, require_client
 from fastedgy.admin.types import Level
 
 
@@ -45,6 +45,7 @@ def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | Non
     sick: dict[str, Any] = {"model": Health | Problem, "description": "It is unhealthy."}
     healthy = {"content": {"application/json": {"example": examples.HEALTH}}}
     if metrics is not None:
+        require_client()
         router.get(metrics, response_class=PlainTextResponse, responses={
             200: {"description": "Text of version 0.0.4.", "content": text}, **problems()
         })(get_metrics)  # fmt: skip

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from fastedgy.errors import (
     DatabaseUnavailable,
@@ -18,10 +19,12 @@ from fastedgy.errors import (
     FastEdgyError,
     FunctionNotFound,
     FunctionRefused,
+    InvalidSchedule,
     InvalidTask,
     InvalidTransition,
     NoOpenBuffer,
     ParentNotFound,
+    ScheduleExists,
     SchemaOutdated,
     ServiceNotFound,
     TooManyFollowers,
@@ -72,8 +75,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 # The first that fits counts.
 _STATUSES: list[tuple[tuple[type[Exception], ...], int]] = [
-    ((InvalidTask, ParentNotFound, FunctionNotFound, FunctionRefused), 400),
-    ((DuplicateTask, InvalidTransition), 409),
+    ((InvalidTask, InvalidSchedule, ParentNotFound, FunctionNotFound, FunctionRefused), 400),
+    ((DuplicateTask, InvalidTransition, ScheduleExists), 409),
     ((DatabaseUnavailable, SchemaOutdated, NoOpenBuffer, ServiceNotFound, TooManyFollowers), 503),
     ((LookupError,), 404),
 ]
@@ -98,6 +101,8 @@ class ProblemRoute(APIRoute):
             except RequestValidationError as error:
                 return _invalid(error)
             except HTTPException as error:
+                if error.status_code == 400:  # FastAPI, of a body that is not even JSON
+                    return problem(422, "InvalidRequest", str(error.detail))
                 code = _CODES.get(error.status_code, "Error")
                 return problem(error.status_code, code, str(error.detail), headers=error.headers)
             except FastEdgyError as error:

@@ -27,8 +27,8 @@ def queues_router(auth: QueueAuth) -> APIRouter:
     reads = [Depends(auth.read)]
     Writer = Annotated[Identity, Depends(auth.write)]  # noqa: N806
     changes: dict[str, Any] = {"status_code": 204, "response_class": Response}
-    told = {k: v for k, v in answers(None, 403).items() if k != 200}
-    told_missing = {k: v for k, v in answers(None, 403, 404).items() if k != 200}
+    told = {k: v for k, v in answers(None, 400, 403).items() if k != 200}
+    told_missing = {k: v for k, v in answers(None, 400, 403, 404).items() if k != 200}
 
     @router.get("/queues", dependencies=reads, responses=answers([examples.QUEUE]))
     async def list_queues(admin: Admin) -> Sequence[QueueInfo]:

@@ -17,6 +17,7 @@ from fastedgy.admin.api.problems import ProblemRoute
 from fastedgy.admin.api.services import Producer
 from fastedgy.admin.api.tasks import SOURCE, Added
 from fastedgy.admin.auth import Identity, QueueAuth
+from fastedgy.admin.trigger import check_types
 from fastedgy.queued_task.offered import resolve
 from fastedgy.scheduler import Schedule, Scheduler
 
@@ -81,7 +82,7 @@ def schedules_router(auth: QueueAuth) -> APIRouter:
     router = APIRouter(tags=["schedules"], route_class=ProblemRoute)
     reads = [Depends(auth.read)]
     Writer = Annotated[Identity, Depends(auth.write)]  # noqa: N806
-    one = answers(examples.SCHEDULE, 403, 404)
+    one = answers(examples.SCHEDULE, 400, 403, 404)
 
     @router.get("/schedules", dependencies=reads, responses=answers([examples.SCHEDULE]))
     async def list_schedules(tasks: Producer, removed: bool = False) -> Sequence[Schedule]:
@@ -96,6 +97,7 @@ def schedules_router(auth: QueueAuth) -> APIRouter:
         """Add a schedule of a function that is offered."""
         target = resolve(wanted.function, tasks.config)
         target.rebuild(wanted.args, wanted.kwargs)
+        check_types(target, wanted.args, wanted.kwargs)
         return await _acting(tasks, who).add(
             target.call, name=wanted.name, args=wanted.args, kwargs=wanted.kwargs,
             options=wanted.options, **wanted.given(),
@@ -108,7 +110,7 @@ def schedules_router(auth: QueueAuth) -> APIRouter:
         return await Scheduler(tasks).get(name)
 
     @router.get("/schedules/{name}/preview", dependencies=reads,
-                responses=answers([examples.MOMENT], 404))  # fmt: skip
+                responses=answers([examples.MOMENT], 400, 404))  # fmt: skip
     async def preview(
         tasks: Producer, name: Named, n: Annotated[int, Query(ge=1, le=100)] = 5
     ) -> Sequence[datetime]:

@@ -170,7 +170,7 @@ def tasks_router(auth: QueueAuth) -> APIRouter:
 
     changes: dict[str, Any] = {
         "status_code": 204, "response_class": Response,
-        "responses": {k: v for k, v in answers(None, 403, 404, 409).items() if k != 200},
+        "responses": {k: v for k, v in answers(None, 400, 403, 404, 409).items() if k != 200},
     }  # fmt: skip
 
     @router.post("/tasks/{id}/cancel", **changes)

@@ -91,8 +91,8 @@ async def _run(
     changed = 0
     async for progress in course:
         changed = progress.changed
-    said = {"did": "bulk", "what": f"{count(changed, 'task')} {word}."}
-    return back(request, f"/tasks?{query}&" if query else "/tasks", **said)
+    what = f"{count(changed, 'task')} {word}."
+    return back(request, "/tasks", query=asked_in_text(query).query(), did="bulk", what=what)
 
 
 async def _lines(

@@ -89,16 +89,25 @@ def merged(
 
 def line_plot(
     title: str, moments: Sequence[datetime], series: Sequence[Series],
-    shown: Callable[[float | None], str], *, smallest: float = 1.0,
+    shown: Callable[[float | None], str],
 ) -> Plot:  # fmt: skip
-    """Lines over time. `smallest` is the least that the top of the scale stands for."""
-    top = _top([each.values for each in series], smallest)
+    """Lines over time, on a logarithmic scale of whole powers of ten: one slow task among
+    thousands of quick ones hides none of them.
+    """
+    known = [value for each in series for value in each.values if value]
+    low = math.floor(math.log10(min(known))) if known else 0
+    high = max(math.ceil(math.log10(max(known))), low + 1) if known else 1
+
+    def height(value: float) -> float:
+        return (math.log10(value) - low) / (high - low) * HEIGHT if value > 0 else 0.0
+
     lines = [
         Shape(each.style, path)
         for each in series
-        if (path := _line(each.values, top, len(moments)))
+        if (path := _line([value and height(value) for value in each.values]))
     ]
-    return _plot(title, moments, series, shown, top, lines, [])
+    levels = [10.0**high, 10.0 ** ((low + high) / 2), 10.0**low]
+    return _plot(title, moments, series, shown, levels, lines, [])
 
 
 def bar_plot(
@@ -107,42 +116,40 @@ def bar_plot(
 ) -> Plot:  # fmt: skip
     """Bars over time, the series on top of each other."""
     sums = [sum(value or 0 for value in column) for column in zip(*_values(series), strict=True)]
-    top = _top([sums], smallest)
+    top = ceiling(max([smallest, *sums]))
     bars = []
     floor = [0.0] * len(moments)
     for each in series:
         path, floor = _bars(each.values, floor, top)
         if path:
             bars.append(Shape(each.style, path))
-    return _plot(title, moments, series, shown, top, [], bars)
+    return _plot(title, moments, series, shown, [top, top / 2, 0], [], bars)
 
 
 def _values(series: Sequence[Series]) -> list[Sequence[float | None]]:
     return [each.values for each in series]
 
 
-def _top(values: Sequence[Sequence[float | None]], smallest: float) -> float:
-    known = [value for each in values for value in each if value is not None]
-    return ceiling(max([smallest, *known]))
-
-
 def _plot(
     title: str, moments: Sequence[datetime], series: Sequence[Series],
-    shown: Callable[[float | None], str], top: float, lines: list[Shape], bars: list[Shape],
+    shown: Callable[[float | None], str], levels: Sequence[float], lines: list[Shape],
+    bars: list[Shape],
 ) -> Plot:  # fmt: skip
     step = WIDTH / max(1, len(moments))
     columns = []
     for place, at in enumerate(moments):
         said = ", ".join(f"{each.word} {shown(each.values[place])}" for each in series)
         columns.append(Column(_round(place * step), _round(step), f"{at:%H:%M} UTC: {said}"))
-    last = [(each.word, each.style, shown(each.values[-1] if each.values else None))
+    # The last column has only begun: the one before it says how it is.
+    lately = max(0, len(moments) - 2)
+    last = [(each.word, each.style, shown(each.values[lately] if each.values else None))
             for each in series]  # fmt: skip
     said = ", ".join(f"{word} {value}" for word, _, value in last)
     return Plot(
         title=title,
-        summary=f"{title}. Now: {said}. Top of the scale: {shown(top)}.",
+        summary=f"{title}. Lately: {said}. Top of the scale: {shown(levels[0])}.",
         legend=last,
-        levels=[shown(top), shown(top / 2), shown(0)],
+        levels=[shown(level) for level in levels],
         times=[moments[0], moments[len(moments) // 2], moments[-1]] if moments else [],
         lines=lines,
         bars=bars,
@@ -151,17 +158,17 @@ def _plot(
     )
 
 
-def _line(values: Sequence[float | None], top: float, length: int) -> str:
-    step = WIDTH / max(1, length)
+def _line(heights: Sequence[float | None]) -> str:
+    step = WIDTH / max(1, len(heights))
     parts: list[str] = []
     down = False
-    for place, value in enumerate(values):
-        if value is None:
+    for place, height in enumerate(heights):
+        if height is None:
             down = False
             continue
-        x, y = _round((place + 0.5) * step), _round(HEIGHT - value / top * HEIGHT)
+        x, y = _round((place + 0.5) * step), _round(HEIGHT - height)
         # A point without neighbours is drawn as a short dash, or it would not be seen.
-        alone = not down and (place + 1 == len(values) or values[place + 1] is None)
+        alone = not down and (place + 1 == len(heights) or heights[place + 1] is None)
         parts.append(f"M{x - 2} {y}h4" if alone else f"{'L' if down else 'M'}{x} {y}")
         down = True
     return "".join(parts)

@@ -17,9 +17,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fastedgy.admin.api.problems import status_of
 from fastedgy.admin.auth import Identity, QueueAuth
 from fastedgy.admin.pages import words
-from fastedgy.errors import AmbiguousId, FastEdgyError, InvalidOption, TaskNotFound
+from fastedgy.errors import FastEdgyError
 
 STATIC = {"queue.css": "text/css; charset=utf-8", "queue.js": "text/javascript; charset=utf-8"}
 HEADERS = {
@@ -44,6 +45,7 @@ NAVIGATION = (
 MESSAGES = {
     "retry": ("{what} is in the line again.", "{what} cannot be retried in its state."),
     "cancel": ("{what} is cancelled, or was asked to stop.", "{what} had ended already."),
+    "copy": ("This is the copy. {what} is as it was.", ""),
     "delete": ("{what} was deleted.", "{what} has not ended, so it was not deleted."),
     "reprioritise": ("{what} has its new priority.", "{what} has started or ended."),
     "move": ("{what} is in its new queue.", "{what} has started or ended."),
@@ -199,7 +201,8 @@ class Site:
                         said = "; ".join(str(each["msg"]) for each in error.errors())
                         return site.problem(request, 422, f"That makes no sense: {said}.")
                     except FastEdgyError as error:
-                        return site.problem(request, _status(error), str(error))
+                        status = status_of(error) or (400 if isinstance(error, ValueError) else 500)
+                        return site.problem(request, status, str(error))
 
                 return answer
 
@@ -211,11 +214,12 @@ def is_fragment(request: Request) -> bool:
     return request.headers.get("x-fragment") == "1"
 
 
-def back(request: Request, path: str, **values: Any) -> RedirectResponse:
+def back(request: Request, path: str, *, query: str = "", **values: Any) -> RedirectResponse:
     """To a page, after something was done there; `did`, `n` and `what` say what (MESSAGES)."""
     given = {name: value for name, value in values.items() if value not in (None, "")}
-    query = f"?{urlencode(given, doseq=True)}" if given else ""
-    return RedirectResponse(place_of(request).base + path + query, 303, HEADERS)
+    whole = "&".join(part for part in (query, urlencode(given)) if part)
+    target = place_of(request).base + path + (f"?{whole}" if whole else "")
+    return RedirectResponse(target, 303, HEADERS)
 
 
 def _flash(request: Request) -> tuple[bool, str] | None:
@@ -226,9 +230,3 @@ def _flash(request: Request) -> tuple[bool, str] | None:
     well = request.query_params.get("n", "1") != "0"
     what = words.shorten(request.query_params.get("what", "It"), 160)
     return well, known[0 if well else 1].format(what=what)
-
-
-def _status(error: FastEdgyError) -> int:
-    if isinstance(error, TaskNotFound):
-        return 404
-    return 400 if isinstance(error, InvalidOption | AmbiguousId | ValueError) else 503

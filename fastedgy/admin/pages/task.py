@@ -12,9 +12,12 @@ from fastedgy.admin.pages.family import draw
 from fastedgy.admin.pages.site import Site, back
 from fastedgy.admin.pages.words import clock, moment, span
 from fastedgy.admin.service import QueueAdmin
+from fastedgy.admin.trigger import trigger
 from fastedgy.admin.types import TaskDetails
 from fastedgy.dependencies import Inject
 from fastedgy.errors import InvalidOption
+from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.store.details import task_details
 from fastedgy.store.find import ENDED
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -80,6 +83,24 @@ def add_routes(router: APIRouter, site: Site) -> None:
         """Cancel a task."""
         return _done(request, id, "cancel", await admin.cancel(id, actor=who.name, source=SOURCE))
 
+    @router.post("/tasks/{id}/copy")
+    async def copy(
+        request: Request,
+        id: UUID,
+        who: write,
+        admin: QueueAdmin = Inject(QueueAdmin),
+        tasks: QueuedTasks = Inject(QueuedTasks),
+    ) -> Response:
+        """Add a task with the same function and arguments."""
+        async with admin.connection() as connection:
+            # As the row has them: what is redacted must not get lost on the way.
+            old = await task_details(connection, admin.tables, id, relatives=0)
+        new = await trigger(
+            admin, tasks, old.function, old.args, old.kwargs, actor=who.name, source=SOURCE,
+            options={"queue": old.queue, "priority": old.priority},
+        )  # fmt: skip
+        return back(request, f"/tasks/{new}", did="copy", what=f"Task {id}")
+
     @router.post("/tasks/{id}/reprioritise")
     async def reprioritise(
         request: Request,
@@ -124,6 +145,7 @@ def _offered(task: TaskDetails) -> list[tuple[str, str, bool]]:
     return [
         ("retry", "Retry", task.state in ("failed", "cancelled")),
         ("cancel", "Cancel", not ended and not task.cancel_requested),
+        ("copy", "Run a copy", True),
         ("reprioritise", "Set priority", task.state in _UNSTARTED),
         ("move", "Move to queue", task.state in _UNSTARTED),
         ("delete", "Delete", ended),

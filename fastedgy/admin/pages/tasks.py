@@ -1,7 +1,6 @@
 """The list of tasks, and the field that finds one by a piece of its id."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -70,4 +69,4 @@ def add_routes(router: APIRouter, site: Site) -> None:
             except TaskNotFound:
                 if len(digits) == 32:
                     raise
-        return back(request, f"/tasks?name={quote(text)}" if text else "/tasks")
+        return back(request, "/tasks", name=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,8 +30,9 @@ from fastedgy.worker.report import Report
 from fastedgy.worker.worker import Worker
 
 SITE = Path(__file__).parent / "site"
-if str(SITE) not in sys.path:
-    sys.path.append(str(SITE))
+for folder in (SITE, SITE.parents[2] / "faults"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 import panel_tasks  # noqa: E402
 
@@ -120,22 +122,25 @@ def database_url(queue_url: str) -> str:
     return queue_url
 
 
-@pytest.fixture
-async def panel(database_url: str) -> AsyncIterator[Panel]:
-    settings = Settings(database_url=database_url)
-    queue = QueuedTaskConfig(drain_timeout=5, heartbeat=0.5, lease=5)
-    app = FastEdgy(
-        settings=settings, queue=queue, admin=tokens({"ann": WRITE}, read={"prometheus": READ})
-    )
+@functools.cache
+def application() -> FastEdgy:
+    """Made once: to read the signatures of all routes takes longer than most tests."""
+    app = FastEdgy(admin=tokens({"ann": WRITE}, read={"prometheus": READ}))
 
     @app.post("/sign-up")
     async def sign_up(name: str) -> dict[str, str]:
         ref = get_service(QueuedTasks).add_task(panel_tasks.sign_up, name, "hunter2")
         return {"id": str(ref.id)}
 
-    app.state.module = panel_tasks
-    async with running(app) as tasks:
-        made = Panel(app, tasks, database_url)
+    return app
+
+
+@pytest.fixture
+async def panel(database_url: str) -> AsyncIterator[Panel]:
+    settings = Settings(database_url=database_url)
+    queue = QueuedTaskConfig(drain_timeout=5, heartbeat=0.5, lease=5)
+    async with running(application(), settings=settings, queue=queue) as tasks:
+        made = Panel(application(), tasks, database_url)
         yield made
         for client in (made.client, made.reader, made.nobody):
             await client.aclose()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -142,7 +142,7 @@ async def test_an_application_may_bring_its_own_dependency() -> None:
     async def user(login: str = "nobody") -> str:
         return login
 
-    async def staff(name: Annotated[str, Depends(user)]) -> Identity:
+    async def staff(name: str = Depends(user)) -> Identity:
         if name == "nobody":
             raise HTTPException(401, "Log in.")
         return Identity(name, can_write=name == "root")

@@ -115,9 +115,9 @@ class Visitor:
             self.wrong.append(message.text)
 
     def _asked(self, request: Any) -> None:
-        if urlsplit(request.url).netloc != urlsplit(self.board.url).netloc:
-            if not request.url.startswith("data:"):
-                self.wrong.append(f"asked for {request.url}")
+        asked = urlsplit(request.url)
+        if asked.scheme != "data" and asked.netloc != urlsplit(self.board.url).netloc:
+            self.wrong.append(f"asked for {request.url}")
 
     def sign_in(self, token: str) -> None:
         """Sign in by the form that a page shows to who is not known."""

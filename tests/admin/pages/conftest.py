@@ -1,4 +1,4 @@
-"""The dashboard of an application that is served, with a pool of workers, and a browser before it."""
+"""The dashboard of a served application with a pool of workers, and a browser before it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
+from fastedgy.dependencies import get_service
 from fastedgy.queued_task import getLogger, set_context, task
+from fastedgy.queued_tasks import QueuedTasks
 
 gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 """Events between a test and its tasks."""
@@ -51,3 +53,14 @@ async def large() -> str:
 
 def undecorated(value: Any = None) -> Any:
     return value
+
+
+@task
+async def anything(*args: Any, **words: Any) -> Any:
+    return words
+
+
+@task
+async def parent(number: int) -> str:
+    ref = get_service(QueuedTasks).add_task(add, number)
+    return str(ref.id)

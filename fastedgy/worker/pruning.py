@@ -1,0 +1,68 @@
+"""What the workers throw away in time: old tasks, workers, schedules, events, keys and counts."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from asyncpg import Connection
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.models.tables import Tables
+from fastedgy.store import archive, events, keys, maintain, rollups, schedules, workers
+from fastedgy.store.maintain import ENDED, FIRST_ID
+from fastedgy.worker.counters import Counters
+
+BATCH = 1_000
+FORGET_AFTER = 24 * 3600.0
+"""Seconds for which the row of an ended worker is kept."""
+DAY = 86_400
+
+
+class Pruner:
+    """Rounds of pruning, one chunk after the other."""
+
+    def __init__(self, tables: Tables, config: QueuedTaskConfig, counters: Counters) -> None:
+        self._tables = tables
+        self._config = config
+        self._counters = counters
+        self._archive = archive.JsonLines(config.archive_dir) if config.archive_dir else None
+        self._ages: list[tuple[tuple[str, ...], float]] = [(ENDED, config.retention_days * DAY)]
+        if config.retention_failed_days is not None:
+            failed = config.retention_failed_days * DAY
+            self._ages = [
+                (("done",), config.retention_days * DAY), (("failed", "cancelled"), failed)
+            ]  # fmt: skip
+        self._turn = 0
+        self._after: UUID = FIRST_ID
+
+    async def chunk(self, connection: Connection) -> bool:
+        """Prune a little; whether there is more to do at once. May be repeated."""
+        if self._turn == 0 and self._after == FIRST_ID:
+            await self._tidy(connection)
+        states, older_than = self._ages[self._turn]
+        if self._archive is None:
+            pruned, self._after = await maintain.prune(
+                connection, self._tables, older_than=older_than, limit=BATCH, after=self._after,
+                states=states,
+            )  # fmt: skip
+        else:
+            pruned, self._after = await archive.archive(
+                connection, self._tables, self._archive, older_than=older_than, limit=BATCH,
+                after=self._after, states=states,
+            )  # fmt: skip
+        self._counters.pruned += pruned
+        if pruned < BATCH:
+            self._after = FIRST_ID
+            self._turn = (self._turn + 1) % len(self._ages)
+        return pruned == BATCH or self._turn > 0
+
+    async def _tidy(self, connection: Connection) -> None:
+        """What there is little of."""
+        tables, config = self._tables, self._config
+        kept = config.key_retention_days * DAY
+        await workers.forget_workers(connection, tables, older_than=FORGET_AFTER)
+        await rollups.tidy(connection, tables, keep_hours=config.stats_days * DAY)
+        await schedules.forget(connection, tables, older_than=config.retention_days * DAY)
+        await events.wake_recent(connection, tables, seconds=kept)
+        await events.prune_events(connection, tables, older_than=kept, limit=BATCH)
+        await keys.prune_keys(connection, tables, limit=BATCH)

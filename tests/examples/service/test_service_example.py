@@ -1,0 +1,230 @@
+"""`examples/service` does what its README and the guide say, on real workers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import signal
+from pathlib import Path
+
+import asyncpg
+import pytest
+from commands import shell
+from helpers import create_database, drop_database, execute, run, wait_until
+from service_site import SERVICE, Service
+
+from fastedgy.database import connect
+
+SEED = (
+    "await Order.query.bulk_create([{{'customer': f'c{{n % 7}}', 'amount': n, 'placed': "
+    "datetime.datetime({day}, n % 24, tzinfo=UTC)}} for n in range(1, {count} + 1)])"
+)
+
+
+def seeded(day: str, count: int) -> str:
+    """Put orders into the table: 1, 2, 3 … one an hour."""
+    return SEED.format(day=day, count=count)
+
+
+def fetch(url: str, query: str) -> list[asyncpg.Record]:
+    async def ask() -> list[asyncpg.Record]:
+        connection = await connect(url)
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(query)
+            return rows
+        finally:
+            await connection.close()
+
+    return run(ask())
+
+
+def test_the_http_calls_of_the_guide(service: Service) -> None:
+    jobs = {job["job_id"]: job for job in service.get("/tasks/scheduled")}
+    assert set(jobs) == {
+        "nightly backup", "warm the cache", "temporary files", "old backups", "expired data",
+        "reminders", "figures",
+    }  # fmt: skip
+    assert all(job["next_run_time"] for job in jobs.values())
+
+    task = service.post("/tasks/examples/kick", {"data": {"test": "value"}})["task_id"]
+    assert service.ends(task) == {"received": {"test": "value"}, "keys": ["test"]}
+
+    assert service.post("/tasks/scheduled/reminders/pause")["is_paused"]
+    assert service.get("/tasks/scheduled/reminders")["next_run_time"] is None
+    assert not service.post("/tasks/scheduled/reminders/resume")["is_paused"]
+    assert service.client.post("/tasks/scheduled/nobody/pause").status_code == 404
+    assert service.client.get(f"/tasks/{'0' * 32}/status").status_code == 404
+
+
+def test_the_readme_lists_what_there_is() -> None:
+    text = (SERVICE / "README.md").read_text()
+    for path in ("/tasks/scheduled", "/tasks/examples/kick", "/status", "reminders/pause"):
+        assert path in text
+
+
+def test_a_backup_goes_to_the_bucket_and_restores(service: Service, server_url: str) -> None:
+    service.run(seeded("2025, 3, 1", 40))
+    command = "fastedgy schedule run 'nightly backup'"
+    task = shell(command, SERVICE, service.env).strip()
+    made = service.ends(task)
+    assert made["bytes"] > 1000
+    empty = create_database(server_url)
+    try:
+        [restored] = service.add(("backup.tasks.restore_database", (made["key"], empty)))
+        service.ends(restored)
+        [row] = fetch(empty, "SELECT count(*) AS n, sum(amount) AS total FROM orders")
+        assert (row["n"], row["total"]) == (40, sum(range(1, 41)))
+        assert fetch(empty, "SELECT name FROM queued_task_schedules")
+    finally:
+        drop_database(server_url, empty)
+    [cleaned] = service.add(("cleanup.tasks.delete_old_backups", (), {"keep": 1}))
+    assert service.ends(cleaned) == {"deleted": 0}
+
+
+def test_orders_are_exported_as_csv_and_json(service: Service) -> None:
+    service.run(seeded("2025, 4, 1", 1200))
+    since = {"since": "2025-04-01T00:00:00+00:00", "until": "2025-04-02T00:00:00+00:00"}
+    first, second = service.add(
+        ("export.tasks.export_orders", ("csv",), since),
+        ("export.tasks.export_orders", ("json",), since),
+    )
+    table, objects = service.ends(first), service.ends(second)
+    assert table["rows"] == objects["rows"] == 1200
+    with Path(table["path"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == json.loads(Path(objects["path"]).read_text())
+    assert [row["amount"] for row in rows[:2]] == ["1.00", "2.00"]
+
+
+def test_an_upload_is_looked_at_and_packed(service: Service) -> None:
+    text = b"name,age\nAda,36\nAlan,41\n"
+    answer = service.client.post("/files", files={"file": ("people.csv", text)})
+    about = service.ends(answer.json()["task_id"])
+    assert (about["columns"], about["rows"]) == (["name", "age"], 2)
+    assert about["sha256"] == hashlib.sha256(text).hexdigest()
+    assert gzip.decompress(Path(about["packed"]).read_bytes()) == text
+    [missing] = service.add(("files.tasks.process_file", ("../main.py",)))
+    assert "no upload" in service.ends(missing, "failed")
+
+
+def test_mails_and_reminders_go_out_once(service: Service) -> None:
+    body = {"recipient": "ada@example.com", "subject": "Hello", "body": "How are you?"}
+    task = service.post("/send", body)["task_id"]
+    assert service.ends(task) == {"status": "sent", "recipient": "ada@example.com"}
+    refused = service.post("/send", {**body, "recipient": "unknown@example.com"})["task_id"]
+    assert "was refused" in service.ends(refused, "failed")
+
+    service.run(
+        "now = datetime.datetime.now(UTC)",
+        "for n in range(3):",
+        "    await Reminder.query.create(email=f'r{n}@example.com', text='Now', due=now)",
+        "later = now + datetime.timedelta(days=1)",
+        "await Reminder.query.create(email='later@example.com', text='Not yet', due=later)",
+    )
+    for _ in range(2):
+        [looked] = service.add(("notifications.tasks.send_due_reminders",))
+        service.ends(looked)
+
+    def all_there() -> None:
+        addresses = sorted(to for to, _ in service.postbox.mails)
+        assert addresses == ["ada@example.com"] + [f"r{n}@example.com" for n in range(3)]
+
+    wait_until(all_there, within=20)
+
+
+def test_a_webhook_is_signed_and_repeated_until_it_is_taken(service: Service) -> None:
+    receiver = service.receiver
+    receiver.answers += [(503, {}), (429, {"Retry-After": "0"})]
+    call = (receiver.url, "order.paid", {"id": 7}, "geheim")
+    [task] = service.add(("webhooks.tasks.deliver_webhook", call))
+    assert service.ends(task) == {"status": 200}
+    assert len(receiver.seen) == 3
+    assert {headers["Webhook-Id"] for headers, _ in receiver.seen} == {task}
+    headers, body = receiver.seen[-1]
+    signed = hmac.digest(b"geheim", f"{headers['Webhook-Timestamp']}.".encode() + body, "sha256")
+    assert headers["Webhook-Signature"] == f"v1={signed.hex()}"
+    assert json.loads(body) == {"event": "order.paid", "data": {"id": 7}}
+
+    receiver.answers += [(410, {})]
+    [gone] = service.add(("webhooks.tasks.deliver_webhook", call))
+    assert "HTTP 410" in service.ends(gone, "failed")
+    assert len(receiver.seen) == 4
+
+
+def test_hours_become_days_weeks_and_months_also_when_a_worker_is_killed(
+    service: Service,
+) -> None:
+    service.run(seeded("2025, 5, 6", 48), seeded("2025, 5, 7", 24))
+    moments = [f"2025-05-0{day}T{hour:02}:00:00+00:00" for day in (6, 7) for hour in range(24)]
+    roll = [("analytics.tasks.aggregate", ("hour", moment)) for moment in moments]
+    ids = service.add(*roll)
+    os.kill(service.workers()[0], signal.SIGKILL)
+    for task in ids:
+        service.ends(task)
+    for level in ("day", "day", "week", "month"):
+        [task] = service.add(
+            ("analytics.tasks.aggregate", (level, moments[0] if level != "day" else moments[-1]))
+        )
+        service.ends(task)
+    [task] = service.add(("analytics.tasks.roll_up", ("2025-05-06T01:00:00+00:00",)))
+    for ref in service.ends(task).values():
+        service.ends(ref)
+    rows = fetch(
+        service.url,
+        "SELECT level, orders, revenue FROM figures WHERE level <> 'hour' AND start >= '2025-05-01'"
+        " AND start < '2025-05-07' ORDER BY level",
+    )
+    total = sum(range(1, 49))
+    assert [(row["level"], row["orders"]) for row in rows] == [
+        ("day", 48), ("month", 72), ("week", 72)
+    ]  # fmt: skip
+    assert rows[0]["revenue"] == total
+    [kpis, line] = service.add(
+        ("analytics.tasks.compute_kpis", ("2025-05-07T12:00:00+00:00",)),
+        ("analytics.tasks.trend", (), {"ahead": 1}),
+    )
+    found = service.ends(kpis)
+    assert (found["orders"], found["revenue"], found["best_hour"]) == (24, 300.0, 24.0)
+    assert found["growth"] == round(300 / total - 1, 4)
+    assert service.ends(line)["forecast"] == [300 - (total - 300)]
+
+
+def test_the_cache_is_warmed_read_and_emptied(service: Service) -> None:
+    [task] = service.add(("cache.tasks.warm",))
+    assert service.ends(task) == {"warmed": 2}
+    best = service.get("/cache/customers:best")
+    assert len(best) == 7
+    [task] = service.add(("cache.tasks.invalidate", ("customers:",)))
+    assert service.ends(task) == {"deleted": 1}
+    assert service.client.get("/cache/customers:best").status_code == 404
+
+
+@pytest.fixture
+def old_file(service: Service) -> Path:
+    folder = Path(service.env["SERVICE_DATA"]) / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "forgotten"
+    path.write_text("x" * 100)
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_what_has_had_its_day_is_cleaned_up(service: Service, old_file: Path) -> None:
+    run(
+        execute(
+            service.url,
+            "INSERT INTO cache VALUES ('old', '1', '2001-01-01')",
+            "INSERT INTO reminders (email, text, due, sent)"
+            " VALUES ('a', 'b', '2001-01-01', '2001-01-01')",
+        )
+    )
+    files, rows = service.add(
+        ("cleanup.tasks.delete_temp_files",), ("cleanup.tasks.delete_expired_data",)
+    )
+    assert service.ends(files) == {"deleted": 1, "bytes": 100}
+    assert not old_file.exists()
+    assert service.ends(rows) == {"cache": 1, "reminders": 1}

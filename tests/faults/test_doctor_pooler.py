@@ -1,0 +1,46 @@
+"""`doctor` over a pooler in transaction mode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from elsewhere import Pooler
+from proxy import proxy
+
+from fastedgy.admin.doctor import doctor
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.database import connect
+from fastedgy.models.tables import Tables
+
+
+@pytest.fixture
+async def pooler(database_url: str, tmp_path: Path) -> AsyncIterator[Pooler]:
+    async with proxy(database_url) as line:
+        made = Pooler(line.url, tmp_path)
+        made.start()
+        yield made
+        made.kill()
+
+
+async def codes(url: str, *, notify: bool = True) -> set[str]:
+    """What doctor finds over this address."""
+
+    async def again() -> asyncpg.Connection:
+        return await connect(url, statement_cache_size=0)
+
+    config = QueuedTaskConfig(use_postgresql_notify=notify)
+    connection = await again()
+    found = await doctor(connection, Tables(), config, connect=again)
+    await connection.close()
+    return {each.code for each in found}
+
+
+async def test_a_pooler_in_transaction_mode_is_found_unless_the_queue_knows_of_it(
+    pooler: Pooler, database_url: str
+) -> None:
+    assert "pooler" in await codes(pooler.url)
+    assert "pooler" not in await codes(pooler.url, notify=False)
+    assert "pooler" not in await codes(database_url)

@@ -1,0 +1,10 @@
+"""The application whose durable tasks the tests kill."""
+
+from __future__ import annotations
+
+import durable_tasks  # noqa: F401
+import flow_tasks  # noqa: F401
+
+from fastedgy.app import FastEdgy
+
+app = FastEdgy()
