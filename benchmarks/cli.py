@@ -22,8 +22,10 @@ from benchmarks import (
     footprint,
     inprocess,
     latency,
+    limits,
     pressure,
     route,
+    sse,
     workflows,
     workflows_durable,
 )
@@ -37,13 +39,14 @@ from fastedgy.worker.__main__ import loop_factory
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for module in (
-        enqueue, drain, latency, route, inprocess, pressure, footprint, workflows,
+        enqueue, drain, latency, route, inprocess, pressure, footprint, sse, limits, workflows,
         workflows_durable,
     )
     for scenario in module.SCENARIOS
 }
 ORDER = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip", "route",
-         "inprocess", "traced", "pinned", "deep", "fan", "idle", "memory")  # fmt: skip
+         "inprocess", "traced", "pinned", "deep", "fan", "idle", "memory", "sse")  # fmt: skip
+LIMITS = tuple(scenario.name for scenario in limits.SCENARIOS)
 WORKFLOWS = tuple(
     scenario.name for scenario in (*workflows.SCENARIOS, *workflows_durable.SCENARIOS)
 )
@@ -151,10 +154,11 @@ def _command(name: str, words: str, names: Sequence[str]) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for _name in (*ORDER, *WORKFLOWS):
+for _name in (*ORDER, *LIMITS, *WORKFLOWS):
     _command(_name, f"{SCENARIOS[_name].words} ({SCENARIOS[_name].unit}).", [_name])
 _command("workflows", "Chains and joins, sagas under kills, a shared breaker.", WORKFLOWS)
-_command("all", "All scenarios, one after the other.", (*ORDER, *WORKFLOWS))
+_command("limits", "What limits cost, and whether they hold under kills.", LIMITS)
+_command("all", "All scenarios, one after the other.", (*ORDER, *LIMITS, *WORKFLOWS))
 
 
 @main.command()

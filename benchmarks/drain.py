@@ -23,7 +23,8 @@ TRACED = 20_000
 CHILDREN = 10_000
 
 _UNFINISHED = f"""
-SELECT CASE WHEN NOT EXISTS (SELECT FROM {T.tasks} WHERE state = 'enqueued' AND NOT alone AND gate IS NULL)
+SELECT CASE WHEN NOT EXISTS (SELECT FROM {T.tasks}
+                              WHERE state = 'enqueued' AND NOT alone AND gate IS NULL)
              AND NOT EXISTS (SELECT FROM {T.tasks} WHERE state = 'enqueued' AND alone)
              AND NOT EXISTS (SELECT FROM {T.tasks}
                               WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL)

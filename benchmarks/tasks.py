@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from fastedgy.queued_task import getLogger, set_context
@@ -31,6 +32,16 @@ async def traced(number: int) -> None:
     for step in range(TRACES):
         logger.info("step %d of task %d", step, number)
         set_context(f"step_{step}", number)
+
+
+async def tick(pause: float, lasts: float) -> None:
+    """Say something every `pause` seconds, for so many seconds in all."""
+    until = time.monotonic() + lasts
+    step = 0
+    while time.monotonic() < until:
+        step += 1
+        set_context("progress", step)
+        await asyncio.sleep(pause)
 
 
 async def probe(number: int) -> None:

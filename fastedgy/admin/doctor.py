@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from asyncpg import Connection, PostgresError
 
@@ -42,11 +43,11 @@ async def doctor(
     config: QueuedTaskConfig,
     *,
     thresholds: Thresholds | None = None,
-    connect: Callable[[], Awaitable[Connection]] | None = None,
+    connect: Callable[[], AbstractAsyncContextManager[Connection]] | None = None,
 ) -> list[Finding]:
     """Look for everything that can be wrong, the worst first. Changes nothing.
 
-    `connect` makes another connection like this one: it takes two to prove that there is a pooler
+    `connect` lends another connection like this one: it takes two to prove that there is a pooler
     in transaction mode between. Without it, that is not looked for.
     """
     findings = await doctor_schema.check_release(connection)

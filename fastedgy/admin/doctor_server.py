@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from asyncpg import Connection
 
@@ -282,7 +283,7 @@ def _tightest(use: ConnectionUse, server_limit: int) -> tuple[str, int, int]:
 async def check_pooler(
     connection: Connection,
     ward: Ward,
-    connect: Callable[[], Awaitable[Connection]] | None,
+    connect: Callable[[], AbstractAsyncContextManager[Connection]] | None,
 ) -> list[Finding]:
     """Whether a pooler in transaction mode lends server processes, while the queue listens."""
     if connect is None or not ward.config.use_postgresql_notify:
@@ -291,11 +292,8 @@ async def check_pooler(
     told = connection.get_server_pid()
     if server.pid == told:
         return []  # a pooler says a number of its own
-    other = await connect()
-    try:
+    async with connect() as other:
         shared = await store.shares_backends(connection, other)
-    finally:
-        await other.close()
     if not shared:
         return []
     return [

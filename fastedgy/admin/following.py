@@ -16,7 +16,7 @@ from uuid import UUID
 import orjson
 
 from fastedgy.store.find import ENDED
-from fastedgy.store.stream import News, TaskState
+from fastedgy.store.stream import News, TaskState, raw
 
 BUFFER = 1_000
 """Messages that wait for one follower at most. One who is slower reads again from where it is."""
@@ -33,9 +33,8 @@ def message(event: str, id: str, data: Any) -> bytes:
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), event.encode(), text)
 
 
-def comment() -> bytes:
-    """What keeps a silent connection open."""
-    return b":\n\n"
+COMMENT = b":\n\n"
+"""What keeps a silent connection open."""
 
 
 class TaskFollower:
@@ -61,14 +60,16 @@ class TaskFollower:
 class TaskGroup:
     """Followers of one task who have seen the same of it."""
 
-    __slots__ = ("caught_up", "context", "followers", "history", "id", "run", "seq", "version")
+    __slots__ = ("caught_up", "context", "followers", "history", "id", "run", "seq", "shown",
+                 "version")  # fmt: skip
 
     def __init__(self, follower: TaskFollower) -> None:
         self.id = follower.id
         self.followers = {follower}
         self.run, self.seq, self.history = follower.run, follower.seq, follower.history
         self.version = ""
-        self.context: Any = self  # none that a row could have
+        self.context: str | None = ""  # none that a row could have
+        self.shown: dict[str, Any] = {}
         self.caught_up = False
 
     def tell(self, news: News) -> None:
@@ -92,8 +93,11 @@ class TaskGroup:
         self.version = state.version
         if state.context != self.context:
             self.context = state.context
-            self._say("progress", {"context": state.context})
-        self._say("state", _shown(state))
+            self._say("progress", {"context": raw(state.context)})
+        shown = _shown(state)
+        if shown != self.shown:
+            self.shown = shown
+            self._say("state", shown)
         if ended:
             self._say("result", _result(state))
             self._end()
@@ -248,7 +252,7 @@ def _shown(state: TaskState) -> dict[str, Any]:
 def _result(state: TaskState) -> dict[str, Any]:
     return {
         "state": state.state,
-        "result": state.result,
+        "result": raw(state.result),
         "result_left_out": state.result_left_out,
         "error_type": state.error_type,
         "error_message": state.error_message,

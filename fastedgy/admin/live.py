@@ -23,7 +23,7 @@ import orjson
 from asyncpg import Connection
 from pydantic import TypeAdapter
 
-from fastedgy.admin.following import QueueLine, TaskFollower, TaskGroup, comment
+from fastedgy.admin.following import COMMENT, QueueLine, TaskFollower, TaskGroup
 from fastedgy.admin.types import Overview
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.connections import Connections
@@ -48,7 +48,7 @@ LINGER = 60.0
 OVERVIEW = 2.0
 """Seconds between two overviews for those who follow the whole queue."""
 ALIVE = 15.0
-"""Seconds after which a silent stream says that it lives."""
+"""Seconds after which all streams are sent something, so that nobody takes them for dead."""
 MOST_FOLLOWERS = 5_000
 MOST_NAMED_TO_WORKERS = 1_000
 """Beyond so many followed tasks the workers are asked to tell of all."""
@@ -118,15 +118,15 @@ class Live:
         self._join(follower)
         try:
             while not self._closing.is_set():
-                for message in follower.take():
-                    yield message
+                await follower.bell.wait()
+                follower.bell.clear()
+                # Together: each piece that is sent costs more than all the rest.
+                yield b"".join(follower.take()) or COMMENT
                 if follower.over:
                     return
                 if follower.lagging:
                     follower.lagging = False
                     self._join(follower)
-                if not await _rung(follower.bell, ALIVE):
-                    yield comment()
         finally:
             self._followers -= 1
             self._leave(follower)
@@ -137,10 +137,9 @@ class Live:
         self._turn.set()
         try:
             while not self._closing.is_set():
-                for message in reader.take():
-                    yield message
-                if not await _rung(reader.bell, ALIVE):
-                    yield comment()
+                await reader.bell.wait()
+                reader.bell.clear()
+                yield b"".join(reader.take()) or COMMENT
         finally:
             self._line_followers -= 1
             self._line.leave(reader)
@@ -247,8 +246,12 @@ class Live:
     async def _chores(self) -> None:
         """Look at all followed tasks now and then; show the whole queue to who follows it."""
         look_at = overview_at = 0.0
+        alive_at = time.monotonic() + ALIVE
         while True:
             now = time.monotonic()
+            if now >= alive_at:
+                alive_at = now + ALIVE
+                self._wake_all()
             if self._groups and now >= look_at:
                 look_at = now + (LOOK if self.listening else LOOK_WITHOUT_HINTS)
                 self._dirty |= self._groups.keys()

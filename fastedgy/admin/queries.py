@@ -25,13 +25,17 @@ async def list_tasks(
     limit: int = 50,
     cursor: str | None = None,
     oldest_first: bool = False,
+    seconds: float = 0.15,
 ) -> Page[TaskSummary]:
-    """A page of tasks. Raises InvalidOption for a limit out of bounds and a cursor that is none."""
+    """A page of tasks, looked for over about `seconds` at most.
+
+    Raises InvalidOption for a limit out of bounds and a cursor that is none.
+    """
     if not 1 <= limit <= MOST:
         raise InvalidOption(f"A page has 1 to {MOST:,} tasks, not {limit:,}.")
     found = await search.find(
         connection, tables, filter or TaskFilter(), limit=limit, after=_after(cursor),
-        oldest_first=oldest_first,
+        oldest_first=oldest_first, seconds=seconds,
     )  # fmt: skip
     return Page(
         items=await summaries(connection, tables, found.ids),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from asyncpg import Connection
@@ -17,6 +17,7 @@ from fastedgy.admin.doctor import doctor
 from fastedgy.admin.explain import explain
 from fastedgy.admin.explanation import Explanation
 from fastedgy.admin.findings import Finding
+from fastedgy.admin.source import Source
 from fastedgy.admin.types import (
     BulkAction,
     BulkPreview,
@@ -35,21 +36,19 @@ from fastedgy.admin.types import (
     Tree,
     WorkerInfo,
 )
-from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.connections import Connections
-from fastedgy.database import resolve_url
-from fastedgy.errors import BreakerNotFound, InvalidOption, NoOpenBuffer
-from fastedgy.models import queue_tables
+from fastedgy.errors import BreakerNotFound, InvalidOption
 from fastedgy.scheduler.schedule import Schedule, schedule_of
 from fastedgy.store import audit, breakers, history, schedules
 from fastedgy.store import queues as queue_rows
 from fastedgy.store.audit import AuditEntry
 from fastedgy.store.breakers import Breaker
 from fastedgy.store.history import Total
-from fastedgy.store.notify import channels_of
+
+PATIENCE = 5.0
+"""Seconds that a listing without a cursor may look for its tasks."""
 
 
-class QueueAdmin:
+class QueueAdmin(Source):
     """Queries and operations of the queue.
 
     In an application `Inject(QueueAdmin)` or `get_service(QueueAdmin)`; in a script
@@ -57,48 +56,6 @@ class QueueAdmin:
     in the rows is in any answer. `actor` is who does something, `source` from where ("python",
     "api", "page", "cli"): both go into the audit.
     """
-
-    def __init__(
-        self, connections: Connections | None = None, config: QueuedTaskConfig | None = None
-    ) -> None:
-        self.config = config or QueuedTaskConfig()
-        self.tables = queue_tables()
-        self.channels = channels_of(self.config)
-        self._connections = connections
-        self._owns_connections = False
-        self._own: Connection | None = None
-
-    @classmethod
-    def on(cls, connection: Connection, config: QueuedTaskConfig | None = None) -> QueueAdmin:
-        """One that uses this connection for everything, one statement at a time: for commands."""
-        admin = cls(None, config)
-        admin._own = connection
-        return admin
-
-    async def __aenter__(self) -> Self:
-        if self._connections is None and self._own is None:
-            settings = Settings()
-            url = await resolve_url(settings)
-            self._connections = Connections(url, settings, self.config)
-            self._owns_connections = True
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._owns_connections and self._connections is not None:
-            connections, self._connections = self._connections, None
-            self._owns_connections = False
-            await connections.close()
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the queue's own small pool. Raises DatabaseUnavailable if it is lost."""
-        if self._own is not None:
-            yield self._own
-            return
-        if self._connections is None:
-            raise NoOpenBuffer
-        async with self._connections.acquire() as connection:
-            yield connection
 
     # Tasks.
 
@@ -126,14 +83,22 @@ class QueueAdmin:
 
     async def get_tasks_by_status(self, status: str, limit: int = 50) -> Sequence[TaskSummary]:
         """The newest tasks in one state. Raises InvalidOption for one that does not exist."""
-        return (await self.list_tasks(TaskFilter(states=(status,)), limit=limit)).items
+        return await self._first(TaskFilter(states=(status,)), limit)
 
     async def get_tasks_in_range(
         self, start: datetime, end: datetime, limit: int = 50
     ) -> Sequence[TaskSummary]:
         """Tasks that were made from `start` on and before `end`, the newest first."""
         wanted = TaskFilter(created_after=start, created_before=end)
-        return (await self.list_tasks(wanted, limit=limit)).items
+        return await self._first(wanted, limit)
+
+    async def _first(self, filter: TaskFilter, limit: int) -> Sequence[TaskSummary]:
+        """A page that nobody can turn: worth looking for a little longer."""
+        async with self.connection() as connection:
+            page = await queries.list_tasks(
+                connection, self.tables, filter, limit=limit, seconds=PATIENCE
+            )
+        return page.items
 
     async def get_running_tasks(self, limit: int = 50) -> Sequence[TaskSummary]:
         """What runs now, the longest-running first."""
@@ -396,4 +361,5 @@ class QueueAdmin:
     async def doctor(self) -> Sequence[Finding]:
         """What is wrong, or soon will be: each with its meaning, the evidence and the cure."""
         async with self.connection() as connection:
-            return await doctor(connection, self.tables, self.config)
+            other = self.connection if self._own is None else None
+            return await doctor(connection, self.tables, self.config, connect=other)

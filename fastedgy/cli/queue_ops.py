@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -81,10 +82,16 @@ async def doctor(context: CliContext, fix: bool, yes: bool, as_json: bool) -> No
 
     async with context.queue(checked=False) as (connection, tables):
 
+        @asynccontextmanager
+        async def another() -> AsyncIterator[Any]:
+            lent = await context.connect(prepares=False)
+            try:
+                yield lent
+            finally:
+                await lent.close()
+
         async def found() -> list[Finding]:
-            return await look(
-                connection, tables, context.config, connect=lambda: context.connect(prepares=False)
-            )
+            return await look(connection, tables, context.config, connect=another)
 
         findings = await found()
         fixable = [finding for finding in findings if finding.fix is not None]

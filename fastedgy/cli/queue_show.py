@@ -12,6 +12,7 @@ import click
 from fastedgy.cli.context import CliContext, Queue, pass_cli_context, say
 from fastedgy.cli.options import as_json
 from fastedgy.cli.output import json_line, plain_value, print_json, shown, terminal
+from fastedgy.cli.queue_ops import explanation_lines
 from fastedgy.cli.root import Command
 from fastedgy.cli.tables import log_line
 from fastedgy.cli.task_page import family_tree, task_page
@@ -33,15 +34,19 @@ task_id = click.argument("task_id", metavar="ID")
 @pass_cli_context
 async def show(context: CliContext, task_id: str, as_json: bool) -> None:
     """Show all about a task. ID may be its first or last digits."""
+    from fastedgy.admin.explain import explain
+
     async with context.queue() as queue:
         found = await find_id(*queue, task_id)
         task = await details.task_details(*queue, found)
         logs = await details.last_logs(*queue, found)
+        explanation = await explain(*queue, found, context.config)
     if as_json:
         print_json(task)
         return
     console = terminal()
-    for line in task_page(task, logs, now=datetime.now(UTC)):
+    why = explanation_lines(explanation)[1:]
+    for line in task_page(task, logs, why, now=datetime.now(UTC)):
         console.print(line)
 
 

@@ -16,19 +16,23 @@ from fastedgy.cli.output import STATE_STYLES, count, duration, shown, state_text
 from fastedgy.cli.tables import began, log_line, took
 from fastedgy.store.details import Family, LogRow, TaskDetails
 from fastedgy.store.find import TaskRow
+from fastedgy.store.steps import StepRow
 
 _BAR = 20
 _SIBLINGS = 20
 _LONG = 2_000
 
 
-def task_page(task: TaskDetails, logs: Sequence[LogRow], *, now: datetime) -> list[Text]:
-    """The lines of `queue show`. `logs` are the last ones."""
-    lines = [_headline(task, now=now), Text(why(task, now=now))]
+def task_page(
+    task: TaskDetails, logs: Sequence[LogRow], why: Sequence[Text], *, now: datetime
+) -> list[Text]:
+    """The lines of `queue show`. `logs` are the last ones; `why`: what `explain` says."""
+    lines = [_headline(task, now=now), *why]
     if (bar := progress(task.context)) is not None:
         lines.append(bar)
     lines += _section("Task", _facts(task))
     lines += _section("Timeline", _timeline(task))
+    lines += _section("Steps", map(_step, task.steps))
     if task.error_message or task.error_type:
         what = f"{task.error_type or 'Error'}: {shown(task.error_message or '', lines=True)}"
         trace = shown(task.error_traceback or "", lines=True).rstrip().splitlines()
@@ -42,6 +46,20 @@ def task_page(task: TaskDetails, logs: Sequence[LogRow], *, now: datetime) -> li
         lines += _section("Log", [log_line(log) for log in logs])
     lines += _section("Family", _relatives(task))
     return lines
+
+
+def _step(step: StepRow) -> Text:
+    """One step, wait or compensation; not its result, which may be anybody's secret."""
+    line = Text(f"{shown(step.name)}  ").append(f"{step.kind} {step.state}", style="bold")
+    if step.attempts > 1:
+        line.append(f" · {count(step.attempts, 'call')}")
+    if step.event is not None:
+        line.append(f" · event {shown(step.event)}")
+    if step.state == "waiting" and step.date_due is not None:
+        line.append(f" · until {step.date_due:%Y-%m-%d %H:%M:%S} UTC")
+    if step.error_type is not None:
+        line.append(f" · {step.error_type}: {shown(step.error_message or '')}", style="red3")
+    return line
 
 
 def _section(title: str, lines: Iterable[Text]) -> list[Text]:
@@ -67,35 +85,6 @@ def call(task: TaskDetails) -> str:
     parts += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items()]
     text = shown(", ".join(parts))
     return f"{shown(task.name)}({text if len(text) <= 200 else text[:199] + '…'})"
-
-
-def why(task: TaskDetails, *, now: datetime) -> str:
-    """Why it runs, waits or has ended, in a sentence."""
-    reason = shown(task.error_message.splitlines()[0]) if task.error_message else ""
-    match task.state:
-        case "scheduled":
-            assert task.date_due is not None
-            wait = (task.date_due - now).total_seconds()
-            when = f"due in {duration(wait)}" if wait > 0 else f"due for {duration(-wait)}"
-            after = f", after: {task.error_type}: {reason}" if reason else ""
-            return f"Scheduled: {when}{after}."
-        case "waiting":
-            return f"It waits for {count(task.waiting_on, 'parent')} to be done."
-        case "enqueued":
-            wait = (now - (task.date_enqueued or now)).total_seconds()
-            alone = "; it runs alone in a process, since it lost one before" if task.alone else ""
-            queue = shown(task.queue)
-            return f"It has been in the line of queue {queue} for {duration(wait)}{alone}."
-        case "doing" if task.cancel_requested:
-            return f"Its worker {shown(task.worker or 'unknown')} was asked to cancel it."
-        case "doing":
-            return f"Worker {shown(task.worker or 'unknown')} runs it."
-        case "done":
-            return "Done." if not reason else f"Done. {reason}"
-        case "failed":
-            return f"Failed for good: {reason or task.error_type or 'no reason was recorded'}"
-        case _:
-            return f"Cancelled: {reason or 'on request'}"
 
 
 def progress(context: object) -> Text | None:

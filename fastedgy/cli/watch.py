@@ -31,7 +31,7 @@ from fastedgy.cli.watch_screen import (
     screen,
     tasks_screen,
 )
-from fastedgy.errors import DatabaseError, FastEdgyError
+from fastedgy.errors import DatabaseError, FastEdgyError, TaskNotFound
 
 if TYPE_CHECKING:
     from fastedgy.admin import QueueAdmin, TaskSummary
@@ -132,7 +132,12 @@ class Watch:
 
     async def _while_connected(self, admin: QueueAdmin, live: Live) -> None:
         while not self._over:
-            body = await self._body(admin)
+            try:
+                body = await self._body(admin)
+            except TaskNotFound as error:  # it was looked at, and is pruned by now
+                self._views.pop()
+                self._message = one_line(error)
+                continue
             live.update(screen(body, self._message, self._question), refresh=True)
             key = await self._next_key()
             if key is not None:
@@ -183,9 +188,9 @@ class Watch:
         explanation = await admin.explain(id)
         details = await admin.get_task_details(id)
         logs = await admin.get_task_logs(id, limit=1_000)
-        lines = explanation_lines(explanation)[1:]
-        page = task_page(details, logs[-10:], now=explanation.checked_at or datetime.now(UTC))
-        return Group(page[0], *lines, *page[2:])
+        why = explanation_lines(explanation)[1:]
+        now = explanation.checked_at or datetime.now(UTC)
+        return Group(*task_page(details, logs[-10:], why, now=now))
 
     # What a key does.
 

@@ -80,7 +80,7 @@ def dumps(value: Any) -> str:
 
 
 def dumps_references(value: Any, id_of: IdOf) -> str:
-    """Like `dumps`, for arguments with tasks among them: each is written as the place of its result.
+    """Like `dumps`, for arguments with tasks among them, each written as the place of its result.
 
     Raises NotEncodable.
     """

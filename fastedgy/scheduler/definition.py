@@ -13,11 +13,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import orjson
 
 from fastedgy.errors import InvalidOption, InvalidSchedule, SignatureRefused
-from fastedgy.queued_task.functions import REDACTED, TaskFunction, describe
+from fastedgy.queued_task.functions import describe
 from fastedgy.queued_task.options import TaskOptions
 from fastedgy.queued_task.signing import sign, verify
 from fastedgy.queued_tasks import QueuedTasks
-from fastedgy.queued_tasks.buffer import Pending
+from fastedgy.queued_tasks.duplicates import USUAL, Uniqueness
 from fastedgy.queued_tasks.maker import TaskMaker
 from fastedgy.scheduler.trigger import Trigger, moment, seconds
 from fastedgy.store.newtask import Spec
@@ -135,6 +135,12 @@ class Call:
                 f"{function.name}: a task's result is no argument of a schedule, whose tasks start "
                 "at their times."
             )
+        if task.uniqueness not in (USUAL, Uniqueness("error")):
+            raise InvalidSchedule(
+                f"{function.name}: unique_for=, unique_while= and on_duplicate='replace' are for "
+                "tasks that somebody adds. A schedule has max_instances=, and unique_key= counts as "
+                "long as a task has not ended."
+            )
         row.function, row.args, row.kwargs = function.path, task.args, task.kwargs
         row.options = {
             name: value
@@ -143,18 +149,10 @@ class Call:
         }
         template = {name: getattr(task.spec, name) for name in _TEMPLATE}
         template |= {"unique_key": task.unique_key, "gate": task.gate}
-        template["redact"] = _hidden(function, task, self)
+        redact = task.spec.redact
+        template["redact"] = None if redact is None else list(redact)
         row.task = {name: value for name, value in template.items() if value is not None}
         seal(row, service)
-
-
-def _hidden(function: TaskFunction, task: Pending, call: Call) -> list[str] | None:
-    """The places of the arguments that people do not see."""
-    if task.spec.redact is not None:
-        return list(task.spec.redact)
-    args, kwargs = function.redacted(call.args, call.kwargs or {})
-    places = [str(place) for place, value in enumerate(args) if value is REDACTED]
-    return [*places, *(name for name, value in kwargs.items() if value is REDACTED)] or None
 
 
 def seal(row: ScheduleRow, service: QueuedTasks) -> None:

@@ -2,8 +2,9 @@
 
 A breaker is `closed` (calls pass), `open` (none does, for `reset_timeout` seconds), and then
 `half_open`: one call at a time passes as a probe, until `success_threshold` of them have come
-through or one has failed. Who is the probe stands in the row, with the claim of the task that it runs in (a
-probe whose task was taken from it is none any more), or else with a time until which it counts.
+through or one has failed. Who is the probe stands in the row, with the claim of the task that it
+runs in (a probe whose task was taken from it is none any more), or else with a time until which it
+counts.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from fastedgy.store.conditions import GATED, READY, SUSPECT
 from fastedgy.store.find import STATES, first_id
 from fastedgy.store.statements import Statement
 
-EXACT = 50_000
+EXACT = 20_000
 """Up to so many tasks of a state (and of all) are counted; a few milliseconds for each state."""
 FEWEST = 1_000
 """So many tasks of a queue are counted at least, however many queues there are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.store.find import STATES, TASK_ROW, TaskRow, task_row
 from fastedgy.store.redaction import redact
 from fastedgy.store.statements import Statement
+from fastedgy.store.steps import StepRow, list_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class TaskDetails:
     and process that has or had it, if its row is still there. `parents` and `children` are the
     first ones only; `parent_count` and `children_by_state` count them all. In `args` and `kwargs`,
     what is to be redacted is. `gate_limit` and `gate_rate` (starts a second) are those of its
-    `gate`; `stands_for`: the task whose function returned this one; `trace`: a W3C traceparent.
+    `gate`; `stands_for`: the task whose function returned this one; `steps`: what
+    `fastedgy.workflows` has noted of it; `trace`: a W3C traceparent.
     """
 
     id: UUID
@@ -72,6 +74,7 @@ class TaskDetails:
     parent_count: int
     children: list[TaskRow]
     children_by_state: dict[str, int]
+    steps: list[StepRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ async def task_details(
         parents=[task_row(parent) for parent in parents],
         children=[task_row(child) for child in children],
         children_by_state={state: by_state[state] for state in STATES if state in by_state},
+        steps=await list_steps(connection, tables, task_id),
     )
 
 

@@ -3,7 +3,8 @@
 A wait is a row of the steps, and its task is `scheduled` in the meantime. Waking it is a statement
 of its own, after the event is committed: it locks nothing that an application's transaction holds,
 and may be repeated. What two parties that miss each other by a moment leave behind is found by
-the look after an outcome (`wake_tasks`) and by the workers' regular looks (`wake_recent`).
+the look after an outcome (`wake_tasks`), by the workers' regular looks (`wake_recent`), and by the
+task itself, which looks once a day.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ WAKE_TASKS = Statement(
     lane=LANE,
     waiting="""
         SELECT step.task_id FROM $steps AS step JOIN $events AS event ON event.key = step.event
-         WHERE step.task_id = ANY ($1::uuid[]) AND step.state = 'waiting'
+         -- By the primary key, and not by the index of all that wait.
+         WHERE step.task_id = ANY ($1::uuid[]) AND step.state || '' = 'waiting'
     """,
 )
 
@@ -71,9 +73,11 @@ WAKE_RECENT = Statement(
     _WAKE,
     lane=LANE,
     waiting="""
-        SELECT step.task_id FROM $events AS event JOIN $steps AS step ON step.event = event.key
+        SELECT step.task_id FROM $steps AS step
          WHERE step.state = 'waiting' AND step.event IS NOT NULL
-           AND event.date_sent > clock_timestamp() - $1 * interval '1 second'
+           AND step.event = ANY (ARRAY (
+               SELECT event.key FROM $events AS event
+                WHERE event.date_sent > statement_timestamp() - $1 * interval '1 second'))
     """,
 )
 

@@ -59,7 +59,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A task's row as it changes. `result_left_out`: there is one, too large to be sent along."""
+    """A task's row as it changes. `context` and `result` are JSON as it is in the row.
+
+    `result_left_out`: there is one, too large to be sent along.
+    """
 
     id: UUID
     version: str
@@ -78,8 +81,8 @@ class TaskState:
     error_type: str | None
     error_message: str | None
     history: list[Any]
-    context: Any
-    result: Any
+    context: str | None
+    result: str | None
     result_left_out: bool
 
 
@@ -95,6 +98,11 @@ class News:
     more: bool = False
 
 
+def raw(text: str | None) -> orjson.Fragment | None:
+    """JSON that goes on as it is: nobody here reads it."""
+    return None if text is None else orjson.Fragment(text)
+
+
 async def read_news(connection: Connection, tables: Tables, seen: Sequence[Seen]) -> list[News]:
     """What is new, in the order of `seen`.
 
@@ -108,11 +116,11 @@ async def read_news(connection: Connection, tables: Tables, seen: Sequence[Seen]
         if row["id"] is None:
             one.gone = True
             continue
-        values = {name: row[name] for name in TaskState.__slots__}
+        values = dict(row)
+        del values["place"]
         values["result_left_out"] = bool(values["result_left_out"])
-        for name in ("history", "context", "result"):
-            # Not orjson: a result may hold an integer of any length.
-            values[name] = None if values[name] is None else json.loads(values[name])
+        history = values["history"]
+        values["history"] = [] if history == "[]" else json.loads(history)
         if not isinstance(values["history"], list):  # a row that was forged
             values["history"] = []
         one.state = TaskState(**values)
@@ -125,7 +133,7 @@ async def read_news(connection: Connection, tables: Tables, seen: Sequence[Seen]
             one.lines = []
         one.lines.append(
             {name: line[name] for name in ("run", "seq", "logged_at", "level", "logger", "message")}
-            | {"info": None if line["info"] is None else json.loads(line["info"])}
+            | {"info": raw(line["info"])}
         )
     for one in news:
         one.more = one.lines is not None and len(one.lines) == LINES

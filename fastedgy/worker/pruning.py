@@ -8,7 +8,7 @@ from asyncpg import Connection
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
-from fastedgy.store import archive, events, keys, maintain, rollups, schedules, workers
+from fastedgy.store import archive, events, gates, keys, maintain, rollups, schedules, workers
 from fastedgy.store.maintain import ENDED, FIRST_ID
 from fastedgy.worker.counters import Counters
 
@@ -63,6 +63,6 @@ class Pruner:
         await workers.forget_workers(connection, tables, older_than=FORGET_AFTER)
         await rollups.tidy(connection, tables, keep_hours=config.stats_days * DAY)
         await schedules.forget(connection, tables, older_than=config.retention_days * DAY)
-        await events.wake_recent(connection, tables, seconds=kept)
         await events.prune_events(connection, tables, older_than=kept, limit=BATCH)
         await keys.prune_keys(connection, tables, limit=BATCH)
+        await gates.forget_gates(connection, tables)

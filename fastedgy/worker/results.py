@@ -72,7 +72,7 @@ class Results:
 
         def result(id: str) -> Any:
             value = found[id]
-            if type(value) is str:
+            if isinstance(value, str):
                 return loads(value)
             if value is None:
                 raise Snooze(UNFINISHED_AGAIN, f"its parent {id} is at work again")

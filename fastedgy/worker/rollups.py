@@ -38,7 +38,7 @@ logger = logging.getLogger("fastedgy.worker")
 
 FLUSH_EVERY = 3.0
 """Seconds between two writes, as long as there is anything new."""
-MEASURED = 50
+MEASURED = 16
 """Of a batch of more outcomes than this, about so many are measured."""
 MOST_KINDS = 500
 """Names of which one process keeps counts; further ones are counted together."""
@@ -79,21 +79,20 @@ class Rollups:
             batch = [outcome for outcome in batch if id(outcome) not in gone]
         done = [each for each in batch if each.word == "done" and each.of is not None]
         if done:
-            self._add_done(done)
+            self._add_done(done, [(each.of.queue, each.of.name) for each in done])
         if len(done) < len(batch):
             for outcome in batch:
                 self._add_other(outcome)
         self._bell.set()
 
-    def _add_done(self, outcomes: Sequence[Outcome]) -> None:
-        # One look at each for its kind, and a closer one at some.
-        numbers = Counter([(outcome.of.queue, outcome.of.name) for outcome in outcomes])
-        for kind, number in numbers.items():
+    def _add_done(self, outcomes: Sequence[Outcome], kinds: Sequence[Kind]) -> None:
+        # Most large batches are of one kind, and to see that takes less than to count the kinds.
+        alike = kinds.count(kinds[0]) == len(kinds)
+        left = {kinds[0]: len(kinds)} if alike else dict(Counter(kinds))
+        for kind, number in left.items():
             self._tally(kind).done += number
-        left = dict(numbers)
         step = max(1, len(outcomes) // MEASURED)
-        for outcome in outcomes[::step]:
-            kind = (outcome.of.queue, outcome.of.name)
+        for outcome, kind in zip(outcomes[::step], kinds[::step], strict=True):
             number = min(left[kind], step)
             if number:
                 left[kind] -= number
@@ -101,7 +100,7 @@ class Rollups:
         # What is left of a kind stands behind its last one; few kinds have anything left.
         rest = {kind: number for kind, number in left.items() if number}
         if rest:
-            last = {(outcome.of.queue, outcome.of.name): outcome for outcome in outcomes}
+            last = dict(zip(kinds, outcomes, strict=True))
             for kind, number in rest.items():
                 self._measure(last[kind], self._tally(kind), number)
 

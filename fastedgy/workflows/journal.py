@@ -9,128 +9,49 @@ of steps in another release is seen before anything is run.
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from asyncpg import Connection
 
 from fastedgy.errors import (
     InvalidStep,
-    NotInTask,
     StepResultNotStored,
     StepsChanged,
     TaskTakenOver,
 )
 from fastedgy.models.tables import Tables
-from fastedgy.queued_task.backoff import Policy
 from fastedgy.queued_task.control import Snooze
-from fastedgy.queued_task.encoding import NotEncodable, fault_of
+from fastedgy.queued_task.encoding import NotEncodable
 from fastedgy.queued_task.logs import getLogger
-from fastedgy.queued_task.running import TaskRun, current
+from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks.buffer import Buffer
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import steps
 from fastedgy.store.outage import is_outage
 from fastedgy.workflows import engine
 from fastedgy.workflows.engine import Work, in_step
+from fastedgy.workflows.pauses import Pauses
+from fastedgy.workflows.records import ONCE, Call, Known, Tries, check_name
 
 logger = getLogger("fastedgy.workflows")
 
-LONGEST_NAME = 200
-FOREVER = 3650 * 86_400.0
-"""Seconds after which a task looks again for an event that it waits for without a timeout."""
-GRACE = 0.05
-"""Seconds that a wait beside other work of the task gives that to begin a step."""
+LOOK_AGAIN = 86_400.0
+"""Seconds after which a task that waits for an event looks by itself, should nobody have told."""
 NOT_STORED = "StepResultNotStored"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a step or a wait, at its place among those of the task's own flow.
-
-    `position` counts from 1; 0: made in an asyncio task beside the task's own, where the order is
-    nobody's. `handled` are failed steps that the flow has gone on from.
-    """
-
-    name: str
-    kind: str
-    position: int
-    handled: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Known:
-    """A step as the table has it. `ended` is by the database's clock; `result` is JSON."""
-
-    name: str
-    kind: str
-    state: str
-    position: int
-    attempts: int = 0
-    handled: bool = False
-    result: str | None = None
-    event: str | None = None
-    error_type: str | None = None
-    error_message: str | None = None
-    ended: float | None = None
-    remaining: float | None = None
-    read_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is due."""
-        if self.remaining is None:
-            return 0.0
-        return max(0.0, self.remaining - (time.monotonic() - self.read_at))
-
-
-@dataclass(frozen=True, slots=True)
-class Tries:
-    """How often a step may fail before that counts (`retries` times more than once), and when it is
-    tried again: in a run of its own, at no cost for the task's own budget."""
-
-    retries: int = 0
-    delay: Policy = field(default=lambda attempt: 0.0)
-
-
-ONCE = Tries()
-
-
-def journal_of(word: str) -> Journal:
-    """The journal of the task that is running here. `word` is what was called.
-
-    Raises NotInTask, NotAsync, InvalidStep inside of a step.
-    """
-    run = current.get()
-    if run is None:
-        raise NotInTask(word)
-    engine.refuse_sync(word, run)
-    outer = in_step.get()
-    if outer is not None:
-        raise InvalidStep(
-            f"{word}() was called inside the function of the step {outer!r}. Steps do not nest: "
-            "call it from the task itself."
-        )
-    journal = getattr(run, "journal", None)
-    if journal is None:
-        journal = run.journal = Journal(run, engine.producer(word))
-    return journal
 
 
 class Journal:
     """One for each run with steps.
 
-    `result`: what the task returns if its function returns nothing. `resume_in`: seconds after
-    which a suspended run is followed by the next. `unwound`: a saga was left before its end.
+    `result`: what the task returns if its function returns nothing. `unwound`: a saga was left
+    before its end.
     """
 
     def __init__(self, run: TaskRun, service: QueuedTasks) -> None:
         self.run = run
         self.service = service
-        self.resume_in = math.inf
+        self.pauses = Pauses(run)
         self.result: Any = None
         self.unwound = False
         self._known: dict[str, Known] = {}
@@ -139,9 +60,6 @@ class Journal:
         self._named: dict[str, int] = {}
         self._next = 0
         self._failed: list[str] = []
-        self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._loading = asyncio.Lock()
         # The first claim of a task is its run 1: there is nothing to read.
         self._loaded = run.run == 1
@@ -155,7 +73,7 @@ class Journal:
 
         Raises InvalidStep.
         """
-        _check_name(name)
+        check_name(name)
         if name in self._called:
             raise InvalidStep(
                 f"{self.run.name} has two steps named {name!r}. A step is known by its name: give "
@@ -243,14 +161,14 @@ class Journal:
                 call.name, known.error_type or "Exception", known.error_message or ""
             )
         while known is not None and known.state == "waiting" and known.left > 0:
-            await self._suspend(known.left)
+            await self.pauses.suspend(known.left)
         # One that has failed to the end, and is made again all the same, has all its tries again.
         before = 0 if known is None or known.state == "failed" else known.attempts
-        self._begin_work()
+        self.pauses.begin_work()
         try:
             return await self._make(call, func, args, kwargs, tries, before)
         finally:
-            self._end_work()
+            self.pauses.end_work()
 
     async def _make(
         self,
@@ -285,7 +203,7 @@ class Journal:
             known = await self._done(call, value, before + 1, added)
         except Exception as error:
             if is_outage(error):
-                await self._suspend_in_step(1.0)
+                await self.pauses.suspend_in_step(1.0)
             raise
         if stopped:
             raise asyncio.CancelledError
@@ -339,7 +257,7 @@ class Journal:
             call, engine.type_of(error), engine.message_of(error), attempts, tries
         )
         if delay is not None:
-            await self._suspend_in_step(delay)
+            await self.pauses.suspend_in_step(delay)
         self._failed.append(call.name)
 
     async def _time_out(self, call: Call, attempts: int, tries: Tries) -> None:
@@ -348,7 +266,7 @@ class Journal:
             call, "TaskTimeout", "The task did not end in time.", attempts, tries
         )
         if delay is not None:
-            self.put_off(delay)
+            self.pauses.put_off(delay)
 
     async def _note_failure(
         self, call: Call, error_type: str, message: str, attempts: int, tries: Tries
@@ -428,55 +346,13 @@ class Journal:
                 raise self._taken_over()
             state, result = looked.state, looked.result
             if state is None:
-                await self._suspend(FOREVER if looked.remaining is None else looked.remaining)
+                left = LOOK_AGAIN if looked.remaining is None else looked.remaining
+                await self.pauses.suspend(left if event is None else min(left, LOOK_AGAIN))
         if state == "failed":
             raise TimeoutError(f"The event {event!r} did not come in time.")
         return engine.decode(result)
 
-    async def _suspend(self, seconds: float) -> None:
-        """End this run, to go on in another one in `seconds`.
-
-        Returns only where the task is still at work elsewhere: when that ends, or after `seconds`.
-        """
-        if self._busy:
-            try:
-                await asyncio.wait_for(self._idle.wait(), seconds)
-            except TimeoutError:
-                return
-        main = getattr(self.run, "task", None)
-        if main is not None and asyncio.current_task() is not main:
-            # What runs beside it may be about to begin a step.
-            await asyncio.sleep(min(GRACE, seconds))
-            if self._busy:
-                return
-        self.resume_in = min(self.resume_in, seconds)
-        self.run.suspend()
-        await asyncio.get_running_loop().create_future()  # until the run is cancelled
-
-    async def _suspend_in_step(self, seconds: float) -> None:
-        """`_suspend` for a step that is at work itself. Does not return."""
-        self._end_work()
-        try:
-            while True:
-                await self._suspend(seconds)
-        finally:
-            self._begin_work()
-
-    def put_off(self, seconds: float) -> None:
-        """Have this run, which is being stopped because its time is over, followed by another."""
-        self.resume_in = min(self.resume_in, seconds)
-        self.run.suspend()
-
     # What is common.
-
-    def _begin_work(self) -> None:
-        self._busy += 1
-        self._idle.clear()
-
-    def _end_work(self) -> None:
-        self._busy -= 1
-        if not self._busy:
-            self._idle.set()
 
     async def _write(self, work: Work[Any]) -> Any:
         """A write under the claim. Raises TaskTakenOver when that is gone."""
@@ -487,6 +363,11 @@ class Journal:
 
     def _taken_over(self) -> TaskTakenOver:
         return TaskTakenOver(f"{self.run.name} ({self.run.id})")
+
+    @property
+    def resume_in(self) -> float:
+        """Seconds after which a suspended run is to be followed by the next."""
+        return self.pauses.resume_in
 
     def conclude(self, value: Any) -> Any:
         """What the task returns, when its function has returned `value`."""
@@ -501,13 +382,3 @@ class Journal:
                     "changed meanwhile?", self.run.name, ", ".join(missing),
                 )  # fmt: skip
         return self.result if value is None else value
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidStep(f"A step's name is text, as in step('charge', …), and not {name!r}.")
-    if len(name) > LONGEST_NAME:
-        raise InvalidStep(f"The step's name {name[:40]!r}… has more than {LONGEST_NAME} characters")
-    reason = fault_of(name)
-    if reason is not None:
-        raise InvalidStep(f"The step's name {name!a} cannot be stored: {reason}.")

@@ -20,7 +20,9 @@ from fastedgy.queued_task.backoff import Exponential, Policy, policy
 from fastedgy.queued_task.control import Retry, Snooze
 from fastedgy.queued_task.logs import getLogger
 from fastedgy.workflows import engine
-from fastedgy.workflows.journal import Call, Journal, Tries, journal_of
+from fastedgy.workflows.entry import journal_of
+from fastedgy.workflows.journal import Journal
+from fastedgy.workflows.records import Call, Tries
 
 logger = getLogger("fastedgy.workflows")
 
@@ -230,7 +232,7 @@ class Saga:
         logger.warning("The saga %s failed, and is undone: %s: %s", self.name, *self._error)
         if timed_out:
             # There is no time left in this run: the next one does it.
-            journal.put_off(0.0)
+            journal.pauses.put_off(0.0)
             raise asyncio.CancelledError
 
     async def _compensate(self, journal: Journal) -> list[str]:

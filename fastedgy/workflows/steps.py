@@ -18,7 +18,7 @@ from fastedgy.store import events
 from fastedgy.store.claim import Lane
 from fastedgy.store.notify import ring
 from fastedgy.workflows import engine
-from fastedgy.workflows.journal import journal_of
+from fastedgy.workflows.entry import journal_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -120,7 +120,7 @@ async def pass_through(connection: Any, queue: str | None) -> Passage:
     lanes = await gates.find_lanes(connection, TABLES, after=("", ""), limit=100)
     return await pass_gates(
         connection, TABLES, worker_id=WORKER, lanes=[(lane, BEGINNING) for lane in lanes],
-        limited={}, limited_queues={"mail"} if queue else set(), room=100,
+        limited={}, limited_queues=frozenset({"mail"} if queue else ()), free={}, room=100,
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_what_explain_calls_ready_at_a_gate_is_claimed_and_nothing_else(
         connection = runner.run(connect(database_url))
 
         @settings(
-            max_examples=60, deadline=None, database=None, print_blob=True,
+            max_examples=40, deadline=None, database=None, print_blob=True,
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(stands=GATES, queue=QUEUES)

@@ -31,7 +31,7 @@ let_go = asyncio.Event()
 
 @task
 async def sleepy() -> None:
-    await sleep("nap", 3600)
+    await sleep(3600, name="nap")
 
 
 @task

@@ -32,7 +32,7 @@ from fastedgy.admin import QueueAdmin
 from fastedgy.admin.doctor import Finding, Fix, Severity
 from fastedgy.admin.explain import Explanation, Reason
 from fastedgy.admin.types import Point
-from fastedgy.cli import watch_screen
+from fastedgy.cli import watch, watch_screen
 from fastedgy.cli.queue_ops import breaker_line, explanation_lines, finding_lines
 from fastedgy.cli.root import main
 from fastedgy.cli.watch import Watch, look, parsed
@@ -395,6 +395,22 @@ async def test_keys_that_cannot_do_anything_say_so(
     for key in ("enter", "x", "down", "back"):
         await screen.press(key, admin)
     assert "Keys" in drawn(await _after(screen, admin, "?"))
+
+
+async def test_a_task_that_was_pruned_while_it_was_looked_at_closes_its_page(
+    watching: tuple[Watch, QueueAdmin, Any],
+) -> None:
+    screen, admin, _ = watching
+    screen._views.append(watch.View(Item("task", str(UUID(int=7))), page="tasks"))
+
+    class Glass:
+        def update(self, body: Any, *, refresh: bool) -> None:
+            screen._over = True
+            assert "No task has the id" in drawn(body)
+
+    screen._interval = 0.01
+    await screen._while_connected(admin, Glass())  # type: ignore[arg-type]
+    assert len(screen._views) == 1
 
 
 async def _after(screen: Watch, admin: QueueAdmin, key: str) -> Any:

@@ -131,6 +131,8 @@ def _another_value(settings: type[_Checked], field: str) -> Any:
     default = settings.model_fields[field].get_default(call_default_factory=True)
     if field == "min_workers":
         return 1
+    if field == "retention_failed_days":
+        return 60.0
     if field == "heartbeat":
         return 4.0
     if field == "log_format":

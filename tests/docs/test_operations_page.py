@@ -1,4 +1,4 @@
-"""docs/operations.md names every reason of `explain` and every finding of `doctor`, and no others."""
+"""docs/operations.md names every reason of `explain` and every finding of `doctor`, no others."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
-from commands import environment, shell
+from click.testing import CliRunner
+from helpers import run
 from pages import Block, blocks
 
 from fastedgy.app import running
+from fastedgy.cli import main
 from fastedgy.config import Settings
 from fastedgy.dependencies import get_service
 from fastedgy.scheduler import Scheduler, declared
@@ -41,7 +44,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modu
 
 
 async def test_everything_on_the_page_works(
-    site: types.ModuleType, database_url: str, connection: asyncpg.Connection, tmp_path: Path
+    site: types.ModuleType, database_url: str, connection: asyncpg.Connection
 ) -> None:
     async with running(site.app, settings=Settings(database_url=database_url)):
         scheduler = get_service(Scheduler)
@@ -71,8 +74,25 @@ async def test_everything_on_the_page_works(
                 if statement.strip():
                     await connection.fetch(statement)
         assert await connection.fetchval("SELECT schedule FROM queued_tasks") == "sync shops"
+
+
+def test_its_commands_work(
+    site: types.ModuleType, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start_once() -> None:
+        async with running(site.app, settings=Settings(database_url=database_url)):
+            pass
+
+    run(start_once())
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("FASTEDGY_APP", f"{MODULE}:app")
+    printed = ""
     [commands] = blocks(PAGE, "console")
-    env = environment(DATABASE_URL=database_url, FASTEDGY_APP=f"{MODULE}:app")
-    printed = shell(commands.code, tmp_path, env, within=90)
+    for line in commands.code.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "fastedgy"
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        printed += result.stdout
     assert "cron 30 6 * * mon-fri (UTC)" in printed
     assert "Removed full sync." in printed

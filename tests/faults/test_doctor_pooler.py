@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -28,13 +29,15 @@ async def pooler(database_url: str, tmp_path: Path) -> AsyncIterator[Pooler]:
 async def codes(url: str, *, notify: bool = True) -> set[str]:
     """What doctor finds over this address."""
 
-    async def again() -> asyncpg.Connection:
-        return await connect(url, statement_cache_size=0)
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[asyncpg.Connection]:
+        connection = await connect(url, statement_cache_size=0)
+        yield connection
+        await connection.close()
 
     config = QueuedTaskConfig(use_postgresql_notify=notify)
-    connection = await again()
-    found = await doctor(connection, Tables(), config, connect=again)
-    await connection.close()
+    async with opened() as connection:
+        found = await doctor(connection, Tables(), config, connect=opened)
     return {each.code for each in found}
 
 

@@ -89,6 +89,15 @@ async def test_a_moment_has_no_grace_by_default_so_that_it_is_not_lost(
         ({"func": clock_tasks.plain, "every": 5, "args": (object(),)}, InvalidArguments, "number"),
         ({"func": clock_tasks.plain, "every": 5, "options": {"qeue": 1}}, InvalidOption, "queue"),
         ({"func": clock_tasks.plain, "every": 5, "options": {"at": 1}}, InvalidOption, "at="),
+        (
+            {
+                "func": clock_tasks.plain,
+                "every": 5,
+                "options": {"unique_key": "x", "unique_for": 9},
+            },
+            InvalidSchedule,
+            "max_instances=",
+        ),
     ],
 )
 async def test_what_makes_no_sense_is_refused_and_leaves_nothing(

@@ -66,7 +66,7 @@ def test_both_changes_of_the_clock_in_ten_years_match_a_table_made_by_watching_a
     instants = changes(name, 2024, 2033)
     assert len(instants) == 20
     for change in instants:
-        start, end = change - timedelta(hours=26), change + timedelta(hours=26)
+        start, end = change - timedelta(hours=14), change + timedelta(hours=14)
         for text, matches in EXPRESSIONS.items():
             trigger = Trigger(cron=text, timezone=name, end=end)
             expected = table(name, matches, start, end)

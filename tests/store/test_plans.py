@@ -14,12 +14,29 @@ from rows import WORKER
 
 from fastedgy.database import connect
 from fastedgy.models.tables import Tables
-from fastedgy.store import claim, family, finish, maintain, traces, workers
+from fastedgy.store import (
+    bulk,
+    claim,
+    events,
+    family,
+    finish,
+    gates,
+    keys,
+    maintain,
+    queues,
+    standing,
+    steps,
+    traces,
+    unique,
+    watch,
+    workers,
+)
 from fastedgy.store.statements import Statement
 from fastedgy.worker.wire import HELD_PLANS
 
 TABLES = Tables()
 TASKS_KEY = "queued_tasks_pkey"
+GATES_KEY = "queued_task_gates_pkey"
 WORKERS_KEY = "queued_task_workers_pkey"
 
 FILL = """
@@ -35,6 +52,16 @@ SELECT gen_random_uuid(), 'shop.send', 'shop:send', state.word,
        'queue ' || number % 3, number % 2
   FROM (VALUES ('done', 40000), ('failed', 500), ('cancelled', 500), ('enqueued', 300),
                ('doing', 300), ('scheduled', 300), ('waiting', 300)) AS state (word, rows),
+       generate_series(1, state.rows) AS number
+"""
+GATED = """
+INSERT INTO queued_tasks (id, name, function, state, date_started, worker_id, gate, gate_limit,
+                          queue)
+SELECT gen_random_uuid(), 'shop.bill', 'shop:bill', state.word,
+       CASE WHEN state.word = 'doing' THEN now() END,
+       CASE WHEN state.word = 'doing' THEN gen_random_uuid() END,
+       'customer ' || number % 20, 100, 'queue ' || number % 3
+  FROM (VALUES ('enqueued', 300), ('doing', 300)) AS state (word, rows),
        generate_series(1, state.rows) AS number
 """
 LINKS = """
@@ -59,7 +86,7 @@ SELECT gen_random_uuid(), 'here', number, 1, '1', CASE WHEN number < 20 THEN 'ru
 def much_used(server_url: str, template: str) -> Iterator[str]:
     """A database with many finished tasks and a few of every other kind."""
     url = create_database(server_url, template)
-    run(execute(url, FILL, LINKS, LOGS, WORKERS, "VACUUM ANALYZE"))
+    run(execute(url, FILL, GATED, LINKS, LOGS, WORKERS, "VACUUM ANALYZE"))
     yield url
     drop_database(server_url, url)
 
@@ -95,18 +122,57 @@ EXPECTED = {
     claim.CLAIM_ALONE: {"queued_tasks_suspect", TASKS_KEY},
     claim.LANES: {"queued_tasks_ready"},
     finish.FINISH_DONE: {TASKS_KEY},
+    finish.FINISH_PARENTS: {TASKS_KEY},
     finish.FINISH_ANY: {TASKS_KEY},
     finish.CANCEL_REQUESTED: {TASKS_KEY},
-    finish.REMOVE: {TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child"},
+    finish.REMOVE: {
+        TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child", "queued_task_steps_pkey",
+    },
     finish.RUNS: {TASKS_KEY},
     family.SETTLE: {TASKS_KEY, "queued_task_links_pkey"},
+    family.PASS_ON: {TASKS_KEY},
     family.DOOM: {TASKS_KEY, "queued_task_links_pkey"},
+    standing.LOCK_OTHERS: {TASKS_KEY},
+    standing.MARK_OTHERS: {TASKS_KEY},
+    standing.CIRCLES: {TASKS_KEY, "queued_task_links_child"},
+    standing.STAND: {TASKS_KEY},
+    watch.RESULTS: {TASKS_KEY},
     traces.APPEND_LOGS: {TASKS_KEY},
     traces.WRITE_CONTEXTS: {TASKS_KEY},
+    gates.HEADS: {"queued_tasks_gated", "queued_tasks_gate_taken", GATES_KEY},
+    gates.SUSPECTS: {"queued_tasks_suspect", "queued_tasks_gate_taken", GATES_KEY},
+    gates.CLAIM_GATED: {"queued_tasks_gated", TASKS_KEY},
+    gates.CLAIM_FREELY: {
+        "queued_tasks_gated", "queued_tasks_gate_taken", GATES_KEY, TASKS_KEY,
+    },
+    gates.CLAIM_SUSPECT: {"queued_tasks_suspect", TASKS_KEY},
+    gates.FIND_LANES: {"queued_tasks_gated"},
+    gates.SPEND: set(),
+    queues.COUNTED: {"queued_tasks_doing", "queued_task_queues_pkey"},
+    queues.SPEND: {"queued_task_queues_pkey"},
+    unique.HOLDERS: {"queued_tasks_unique_key"},
+    unique.TAKE_OVER: {"queued_tasks_unique_key"},
+    unique.REPLACE: {"queued_tasks_unique_key"},
     maintain.PROMOTE: {"queued_tasks_scheduled", TASKS_KEY},
+    events.WAKE_TASKS: {TASKS_KEY, "queued_task_steps_pkey", "queued_task_events_pkey"},
+    events.WAKE_FOR: {TASKS_KEY, "queued_task_steps_event", "queued_task_events_pkey"},
+    events.WAKE_RECENT: {TASKS_KEY, "queued_task_steps_event", "queued_task_events_sent"},
+    steps.LOAD: {"queued_task_steps_pkey"},
+    steps.BEGIN: {TASKS_KEY, "queued_task_steps_pkey"},
+    steps.END: {TASKS_KEY, "queued_task_steps_pkey"},
+    keys.TAKE: {TASKS_KEY},
+    keys.FILL: {"queued_task_keys_pkey"},
     maintain.PRUNE: {
         TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child", "queued_task_links_pkey",
+        "queued_task_steps_pkey",
     },
+    bulk.DELETE: {
+        TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child", "queued_task_links_pkey",
+        "queued_task_steps_pkey",
+    },
+    bulk.MOVE: {TASKS_KEY},
+    bulk.REPRIORITISE: {TASKS_KEY},
+    bulk.RESTORE: {TASKS_KEY},
     workers.BEAT: {
         WORKERS_KEY, "queued_task_workers_alive", "queued_tasks_doing", "queued_tasks_suspect",
         "queued_tasks_scheduled",
@@ -119,7 +185,23 @@ EXPECTED = {
 }  # fmt: skip
 NAMES = {
     id(value): name
-    for module in (claim, family, finish, maintain, traces, workers)
+    for module in (
+        bulk,
+        claim,
+        family,
+        finish,
+        gates,
+        maintain,
+        queues,
+        standing,
+        traces,
+        unique,
+        watch,
+        workers,
+        events,
+        keys,
+        steps,
+    )
     for name, value in vars(module).items()
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,9 @@ async def test_plain_tasks_are_not_held_up_by_a_gate_that_is_full(
 ) -> None:
     async with hire() as staff:
         async with staff.tasks as tasks:
-            tasks.add_tasks(limit_tasks.alone, [(2.0,) for _ in range(5)])
+            tasks.add_tasks(limit_tasks.alone, [(0.6,) for _ in range(3)])
         await eventually(lambda: _is_true("alone" in limit_tasks.started))
-        await staff.tasks.add_task(limit_tasks.plain).wait(1)
+        await staff.tasks.add_task(limit_tasks.plain).wait(0.5)
         await connection.execute("DELETE FROM queued_tasks WHERE state = 'enqueued'")
 
 
@@ -353,7 +354,8 @@ async def test_places_of_a_killed_worker_are_free_again(
     await reaches(connection, one.id, "doing")
     await crew.start(concurrency=4)
     await write(connection, two, channel=CHANNELS.tasks)
-    first.close()
+    first.tell(signal.SIGKILL)
+    await first.ended()
     assert (await read(connection, two.id))["state"] == "enqueued"
     await workers.report_lost(
         connection, TABLES, worker_id=first.worker_id, exit_reason="killed", started=[one.id],

@@ -129,14 +129,11 @@ async def test_a_tree_is_written_in_one_round_trip(
         return await fetchrow(self, query, *args, **keywords)
 
     async with hire(queues=("nobody's",)) as staff:
-        first = staff.tasks.add_task(give, 1)
-        middle = staff.tasks.add_tasks(add, [(first, number) for number in range(50)])
-        last = staff.tasks.add_task(total, middle)
         monkeypatch.setattr(asyncpg.connection.Connection, "fetchrow", counted)
-        async with staff.tasks._connection() as pooled:
-            await pooled.fetchval("SELECT 1")
-        sent.clear()
-        await staff.tasks.flush()
+        async with staff.tasks.__route__():
+            first = staff.tasks.add_task(give, 1)
+            middle = staff.tasks.add_tasks(add, [(first, number) for number in range(50)])
+            last = staff.tasks.add_task(total, middle)
         inserts = [query for query in sent if "INSERT INTO queued_tasks " in query]
 
     assert len(inserts) == 1

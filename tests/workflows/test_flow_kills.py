@@ -12,7 +12,7 @@ import pytest
 from crew import Hire
 from flow_tasks import collect, decide, deliver, part, part_or_not, render, summary
 from helpers import eventually
-from supervised import Supervised
+from supervised import Supervised, reaches
 
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
@@ -57,9 +57,7 @@ async def each_once_but_what_was_killed(connection: asyncpg.Connection) -> None:
     assert {row["attempt"] for row in rows} == {1}
 
 
-@pytest.mark.parametrize("word", ["collect", "render", "deliver"])
 async def test_a_chain_goes_on_where_its_worker_was_killed(
-    word: str,
     tasks: QueuedTasks,
     supervise: Callable[..., Supervised],
     ledger: Path,
@@ -68,13 +66,11 @@ async def test_a_chain_goes_on_where_its_worker_was_killed(
     supervised = supervise(workers=1)
     await supervised.ready(connection)
     made = await chain(tasks, (collect, "sales"), render, (deliver, "you"))
-    await kill_at(word, ledger, supervised, connection)
+    await kill_at("render", ledger, supervised, connection)
 
     assert await made.wait(timeout=40) == "sales: 3 rows to you"
     await each_once_but_what_was_killed(connection)
-    said = words(ledger)
-    assert {each: said.count(each) for each in ("collect", "render", "deliver") if each != word} \
-        == dict.fromkeys({"collect", "render", "deliver"} - {word}, 1)  # fmt: skip
+    assert words(ledger) == ["collect", "render", "render", "deliver"]
 
 
 async def test_a_fan_out_loses_no_part_and_joins_once(
@@ -104,6 +100,7 @@ async def test_a_conditional_flow_goes_on_where_its_worker_was_killed(
     supervised = supervise(workers=1)
     await supervised.ready(connection)
     made = await tasks.add_task(decide, 500)
+    await reaches(connection, await made.get_task_id(), "waiting")
     await kill_at("slow", ledger, supervised, connection)
 
     assert await made.wait(timeout=40) == "500 the slow way"

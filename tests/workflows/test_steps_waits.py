@@ -15,6 +15,7 @@ from durable_tasks import noted
 from rows import CHANNELS, TABLES, add, take
 from shop_app import app
 
+from fastedgy.cli.task_page import task_page
 from fastedgy.errors import (
     CannotWait,
     InvalidStep,
@@ -26,6 +27,7 @@ from fastedgy.errors import (
 from fastedgy.queued_task import TaskContext
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.store import events, outcomes, steps
+from fastedgy.store.details import task_details
 from fastedgy.store.finish import finish_any
 from fastedgy.workflows import send_event, sleep, wait_for_event
 
@@ -276,3 +278,29 @@ async def test_nothing_is_kept_for_ever(connection: asyncpg.Connection) -> None:
     await connection.execute("UPDATE queued_tasks SET date_ended = now() - interval '1 hour'")
     assert (await maintain.prune(connection, TABLES, older_than=0))[0] == 1
     assert await connection.fetchval("SELECT count(*) FROM queued_task_steps") == 0
+
+
+async def test_queue_show_tells_what_a_task_has_done_and_waits_for(
+    connection: asyncpg.Connection,
+) -> None:
+    id = await add(connection)
+    [row] = await take(connection)
+    for name in ("charge", "book"):
+        await steps.begin(
+            connection, TABLES, id, row["run"], name=name, kind="step", position=1, attempts=0,
+            handled=(),
+        )  # fmt: skip
+    await steps.end(connection, TABLES, id, row["run"], name="charge", state="done", attempts=1)
+    await steps.end(
+        connection, TABLES, id, row["run"], name="book", state="failed", attempts=2,
+        error_type="ValueError", error_message="no",
+    )  # fmt: skip
+    await steps.wait(
+        connection, TABLES, id, row["run"], name="wait", kind="event", position=3, event="paid",
+        seconds=60, handled=(),
+    )  # fmt: skip
+    task = await task_details(connection, TABLES, id)
+    page = "\n".join(line.plain for line in task_page(task, [], [], now=task.date_created))
+    assert "charge  step done\n" in page
+    assert "book  step failed · 2 calls · ValueError: no" in page
+    assert "wait  event waiting · event paid · until 20" in page

@@ -133,7 +133,9 @@ async def upload(
     """Take a file. What is in it is looked at by a worker."""
     name = (file.filename or "upload").replace("/", "_").lstrip(".")
     (settings.folder("uploads") / name).write_bytes(await file.read())
-    return {"name": name, "task_id": tasks.add_task(process_file, name).id}
+    ref = tasks.add_task(process_file, name)
+    # With its unique key it may be one that is there already: known once it is written.
+    return {"name": name, "task_id": await ref.get_task_id()}
 
 
 @router.get("/cache/{key}")

@@ -15,9 +15,9 @@ from fastedgy.admin.service import QueueAdmin
 from fastedgy.admin.trigger import trigger
 from fastedgy.admin.types import TaskDetails
 from fastedgy.dependencies import Inject
-from fastedgy.errors import InvalidOption
+from fastedgy.errors import InvalidOption, InvalidTransition
 from fastedgy.queued_tasks import QueuedTasks
-from fastedgy.store.details import task_details
+from fastedgy.store.calls import stored_call
 from fastedgy.store.find import ENDED
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -93,8 +93,11 @@ def add_routes(router: APIRouter, site: Site) -> None:
     ) -> Response:
         """Add a task with the same function and arguments."""
         async with admin.connection() as connection:
-            # As the row has them: what is redacted must not get lost on the way.
-            old = await task_details(connection, admin.tables, id, relatives=0)
+            old = await stored_call(connection, admin.tables, id)
+        if old.takes_results:
+            raise InvalidTransition(
+                "It takes the results of its parents, which a copy without parents has not."
+            )
         new = await trigger(
             admin, tasks, old.function, old.args, old.kwargs, actor=who.name, source=SOURCE,
             options={"queue": old.queue, "priority": old.priority},

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import asyncpg
 import panel_tasks
@@ -61,7 +62,7 @@ async def test_a_request_its_task_and_the_tasks_child_are_one_trace(
     add_child = named(spans, "enqueue panel_tasks.add")
     run_child = named(spans, "task.panel_tasks.add")
     chain = [request, enqueue, run, add_child, run_child]
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         assert before.context is not None
         assert after.parent is not None
         assert after.parent.span_id == before.context.span_id, (before.name, after.name)
@@ -72,7 +73,8 @@ async def test_a_request_its_task_and_the_tasks_child_are_one_trace(
     assert run.attributes["task.attempt"] == 1
     row = await connection.fetchrow("SELECT trace FROM queued_tasks WHERE id = $1", ref.id)
     assert enqueue.context is not None
-    assert row["trace"] == f"00-{enqueue.context.trace_id:032x}-{enqueue.context.span_id:016x}-01"
+    ids = f"{enqueue.context.trace_id:032x}-{enqueue.context.span_id:016x}"
+    assert row["trace"].startswith(f"00-{ids}-")
 
 
 async def test_each_attempt_is_a_span_and_a_failure_is_an_error(
@@ -142,9 +144,7 @@ async def test_without_tracing_rows_have_no_trace_and_no_middleware_is_there(
 
 
 def test_nothing_of_opentelemetry_is_imported_unless_it_is_wanted() -> None:
-    script = (
-        "import sys, fastedgy.app, fastedgy.worker.worker; print('opentelemetry' in sys.modules)"
-    )
+    script = "import sys, fastedgy.queued_tasks; print('opentelemetry' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -167,7 +167,7 @@ def test_the_span_is_around_all_other_middleware(spans: InMemorySpanExporter) ->
 
     try:
         tracing.instrument(provider)
-        assert list(registered())[0] is tracing.run_in_span
+        assert next(iter(registered())) is tracing.run_in_span
         assert list(registered()).count(tracing.run_in_span) == 1
     finally:
         remove_middleware(inner)

@@ -106,7 +106,7 @@ class Visitor:
         try:
             visitor = cls(board, opened.new_page())
             yield visitor
-            assert visitor.wrong == []
+            assert visitor.wrong == [], visitor.wrong
         finally:
             opened.close()
 

@@ -142,7 +142,7 @@ def test_one_task_is_changed_cancelled_retried_copied_and_deleted(
 ) -> None:
     id = board.add("send_email", "ann@example.org", "Later", "s3cret", delay=3600)
     ann.open(f"/tasks/{id}")
-    ann.sees("due in")
+    ann.sees("It is scheduled")
     ann.page.fill("input[name=priority]", "3")
     ann.page.click("text=Set priority")
     ann.sees("This task has its new priority.")
@@ -163,7 +163,7 @@ def test_one_task_is_changed_cancelled_retried_copied_and_deleted(
     ann.sees("This is the copy.")
     ann.page.wait_for_selector("#head .state.done")
     rows = board.fetch("SELECT args, queue FROM queued_tasks ORDER BY id")
-    assert rows[0] == rows[1]
+    assert tuple(rows[0]) == tuple(rows[1])
 
     ann.open(f"/tasks/{id}")
     ann.page.click("text=Delete")
@@ -201,9 +201,8 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(ann: Visitor, board: 
     row.get_by_role("button", name="Resume").click()
     ann.sees("Queue images goes on.")
     board.reaches(id, "done")
-    notes = board.fetch("SELECT actor, source, action FROM queued_task_audit ORDER BY id DESC")
-    assert {note["actor"] for note in notes} == {"ann"}
-    assert {note["source"] for note in notes} == {"page"}
+    notes = board.fetch("SELECT actor, source FROM queued_task_audit WHERE action LIKE 'queue.%'")
+    assert {tuple(note) for note in notes} == {("ann", "page")}
 
 
 def test_a_queue_gets_limits_and_loses_them(ann: Visitor, board: Board) -> None:
@@ -290,7 +289,7 @@ def test_who_may_only_read_has_no_buttons(bob: Visitor, board: Board) -> None:
     board.add("send_email", "ann@example.org", "Later", delay=3600)
     for path in ("/tasks", "/queues", "/schedules", "/breakers"):
         bob.open(path)
-        assert bob.page.locator("main form[method=post] button:visible").count() <= 1
+        assert bob.page.locator("main form[method=post]").count() == 0
         assert bob.page.locator("main input[type=checkbox]").count() == 0
     bob.sees("who may read and not change")
 

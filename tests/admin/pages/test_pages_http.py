@@ -67,7 +67,7 @@ def test_who_may_only_read_sees_everything_and_changes_nothing(bob: httpx.Client
     for path in LISTS:
         page = bob.get(path)
         assert (page.status_code, path) == (200, path)
-        assert 'method="post"' not in page.text.replace('id="bulk" method="post"', "")
+        assert 'method="post"' not in page.text
     for path in ACTIONS:
         answer = bob.post(path, data=FORM)
         assert (answer.status_code, path) == (403, path)

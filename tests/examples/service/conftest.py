@@ -49,9 +49,11 @@ def service(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                     except httpx.TransportError as error:
                         raise AssertionError(pool.output()) from error
 
-                wait_until(ready, within=60)
-                yield made
-                made.client.close()
+                try:
+                    wait_until(ready, within=60)
+                    yield made
+                finally:
+                    made.close()
     finally:
         for each in (postbox.server, receiver.server):
             each.shutdown()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import socketserver
+import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 from commands import Background, shell
-from helpers import wait_until
+from helpers import run, wait_until
+
+from fastedgy.database import connect
 
 SERVICE = Path(__file__).parents[3] / "examples" / "service"
 
@@ -88,6 +92,19 @@ class Service:
         self.client = httpx.Client(base_url=f"{base}/api/v1", timeout=20)
         self.url, self.env, self.data, self.bucket = env["DATABASE_URL"], env, data, bucket
         self.postbox, self.receiver, self.pool = postbox, receiver, pool
+        self._console = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "console.py")],
+            cwd=SERVICE,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        """End the other process."""
+        self.client.close()
+        self._console.communicate(timeout=20)
 
     def get(self, path: str) -> Any:
         answer = self.client.get(path)
@@ -111,39 +128,36 @@ class Service:
         assert found["status"] == state, f"{found}\n{self.pool.output()[-3000:]}"
         return found["result"] if state == "done" else found["error"]
 
-    def add(self, *calls: tuple[Any, ...]) -> list[str]:
+    def add(
+        self, *calls: tuple[str, list[Any], dict[str, Any]] | tuple[str, list[Any]] | tuple[str]
+    ) -> list[str]:
         """Add tasks of the service's as another process of it does; their ids.
 
         Each call: `"backup.tasks.backup_database"`, the arguments, and those by name.
         """
-        lines = ["import importlib, json", "refs = []"]
+        lines = []
         for path, *rest in calls:
-            args, kwargs = (*rest, (), {})[:2] if len(rest) < 2 else rest
             module, _, name = path.rpartition(".")
-            lines += [
-                f"module = importlib.import_module('example_service.workers.{module}')",
-                f"refs.append(tasks.add_task(module.{name}, *{tuple(args)!r}, **{kwargs!r}))",
-            ]
-        lines.append("print(json.dumps([str(await ref.get_task_id()) for ref in refs]))")
-        ids: list[str] = json.loads(self.run(*lines))
+            args, kwargs = (rest + [[], {}][len(rest) :]) if len(rest) < 2 else rest
+            lines.append([module, name, args, kwargs])
+        assert self._console.stdin is not None
+        assert self._console.stdout is not None
+        self._console.stdin.write(json.dumps(lines) + "\n")
+        self._console.stdin.flush()
+        ids: list[str] = json.loads(self._console.stdout.readline())
         return ids
 
-    def run(self, *lines: str) -> str:
-        """Run lines in the application, with `tasks` at hand; what they print."""
-        script = [
-            "import asyncio, datetime",
-            "from datetime import UTC",
-            "from example_service.main import app",
-            "from example_service.models import *",
-            "from fastedgy.app import running",
-            "async def main():",
-            "    async with running(app) as tasks:",
-            *(f"        {line}" for line in lines),
-            "asyncio.run(main())",
-        ]
-        program = self.data / "program.py"
-        program.write_text("\n".join(script))
-        return shell(f'PYTHONPATH=. python "{program}"', SERVICE, self.env, within=60).strip()
+    def execute(self, query: str) -> list[Any]:
+        """Run a statement in the service's database; the rows."""
+
+        async def ask() -> list[Any]:
+            connection = await connect(self.url)
+            try:
+                return list(await connection.fetch(query))
+            finally:
+                await connection.close()
+
+        return run(ask())
 
     def workers(self) -> list[int]:
         """The pids of the worker processes."""

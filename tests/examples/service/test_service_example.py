@@ -10,36 +10,31 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
-import asyncpg
 import pytest
 from commands import shell
-from helpers import create_database, drop_database, execute, run, wait_until
+from helpers import create_database, drop_database, run, wait_until
 from service_site import SERVICE, Service
 
 from fastedgy.database import connect
 
-SEED = (
-    "await Order.query.bulk_create([{{'customer': f'c{{n % 7}}', 'amount': n, 'placed': "
-    "datetime.datetime({day}, n % 24, tzinfo=UTC)}} for n in range(1, {count} + 1)])"
-)
+
+async def fetch(url: str, query: str) -> list[Any]:
+    connection = await connect(url)
+    try:
+        return list(await connection.fetch(query))
+    finally:
+        await connection.close()
 
 
-def seeded(day: str, count: int) -> str:
-    """Put orders into the table: 1, 2, 3 … one an hour."""
-    return SEED.format(day=day, count=count)
-
-
-def fetch(url: str, query: str) -> list[asyncpg.Record]:
-    async def ask() -> list[asyncpg.Record]:
-        connection = await connect(url)
-        try:
-            rows: list[asyncpg.Record] = await connection.fetch(query)
-            return rows
-        finally:
-            await connection.close()
-
-    return run(ask())
+def seed(service: Service, day: str, count: int) -> None:
+    """Put orders into the table: of 1, 2, 3 … by seven customers, one an hour."""
+    service.execute(
+        "INSERT INTO orders (customer, amount, placed)"
+        f" SELECT 'c' || n % 7, n, timestamptz '{day} 00:00Z' + n % 24 * interval '1 hour'"
+        f"   FROM generate_series(1, {count}) AS n"
+    )
 
 
 def test_the_http_calls_of_the_guide(service: Service) -> None:
@@ -67,7 +62,7 @@ def test_the_readme_lists_what_there_is() -> None:
 
 
 def test_a_backup_goes_to_the_bucket_and_restores(service: Service, server_url: str) -> None:
-    service.run(seeded("2025, 3, 1", 40))
+    seed(service, "2025-03-01", 40)
     command = "fastedgy schedule run 'nightly backup'"
     task = shell(command, SERVICE, service.env).strip()
     made = service.ends(task)
@@ -76,9 +71,10 @@ def test_a_backup_goes_to_the_bucket_and_restores(service: Service, server_url: 
     try:
         [restored] = service.add(("backup.tasks.restore_database", (made["key"], empty)))
         service.ends(restored)
-        [row] = fetch(empty, "SELECT count(*) AS n, sum(amount) AS total FROM orders")
-        assert (row["n"], row["total"]) == (40, sum(range(1, 41)))
-        assert fetch(empty, "SELECT name FROM queued_task_schedules")
+        query = "SELECT count(*) AS n, sum(amount) AS total FROM orders WHERE placed < '2025-03-02'"
+        restored_orders = run(fetch(empty, query))
+        assert dict(restored_orders[0]) == {"n": 40, "total": sum(range(1, 41))}
+        assert run(fetch(empty, "SELECT name FROM queued_task_schedules"))
     finally:
         drop_database(server_url, empty)
     [cleaned] = service.add(("cleanup.tasks.delete_old_backups", (), {"keep": 1}))
@@ -86,7 +82,7 @@ def test_a_backup_goes_to_the_bucket_and_restores(service: Service, server_url: 
 
 
 def test_orders_are_exported_as_csv_and_json(service: Service) -> None:
-    service.run(seeded("2025, 4, 1", 1200))
+    seed(service, "2025-04-01", 1200)
     since = {"since": "2025-04-01T00:00:00+00:00", "until": "2025-04-02T00:00:00+00:00"}
     first, second = service.add(
         ("export.tasks.export_orders", ("csv",), since),
@@ -118,12 +114,10 @@ def test_mails_and_reminders_go_out_once(service: Service) -> None:
     refused = service.post("/send", {**body, "recipient": "unknown@example.com"})["task_id"]
     assert "was refused" in service.ends(refused, "failed")
 
-    service.run(
-        "now = datetime.datetime.now(UTC)",
-        "for n in range(3):",
-        "    await Reminder.query.create(email=f'r{n}@example.com', text='Now', due=now)",
-        "later = now + datetime.timedelta(days=1)",
-        "await Reminder.query.create(email='later@example.com', text='Not yet', due=later)",
+    service.execute(
+        "INSERT INTO reminders (email, text, due) SELECT 'r' || n || '@example.com', 'Now', now()"
+        " FROM generate_series(0, 2) AS n"
+        " UNION ALL SELECT 'later@example.com', 'Not yet', now() + interval '1 day'"
     )
     for _ in range(2):
         [looked] = service.add(("notifications.tasks.send_due_reminders",))
@@ -158,7 +152,8 @@ def test_a_webhook_is_signed_and_repeated_until_it_is_taken(service: Service) ->
 def test_hours_become_days_weeks_and_months_also_when_a_worker_is_killed(
     service: Service,
 ) -> None:
-    service.run(seeded("2025, 5, 6", 48), seeded("2025, 5, 7", 24))
+    seed(service, "2025-05-06", 48)
+    seed(service, "2025-05-07", 24)
     moments = [f"2025-05-0{day}T{hour:02}:00:00+00:00" for day in (6, 7) for hour in range(24)]
     roll = [("analytics.tasks.aggregate", ("hour", moment)) for moment in moments]
     ids = service.add(*roll)
@@ -173,8 +168,7 @@ def test_hours_become_days_weeks_and_months_also_when_a_worker_is_killed(
     [task] = service.add(("analytics.tasks.roll_up", ("2025-05-06T01:00:00+00:00",)))
     for ref in service.ends(task).values():
         service.ends(ref)
-    rows = fetch(
-        service.url,
+    rows = service.execute(
         "SELECT level, orders, revenue FROM figures WHERE level <> 'hour' AND start >= '2025-05-01'"
         " AND start < '2025-05-07' ORDER BY level",
     )
@@ -214,13 +208,10 @@ def old_file(service: Service) -> Path:
 
 
 def test_what_has_had_its_day_is_cleaned_up(service: Service, old_file: Path) -> None:
-    run(
-        execute(
-            service.url,
-            "INSERT INTO cache VALUES ('old', '1', '2001-01-01')",
-            "INSERT INTO reminders (email, text, due, sent)"
-            " VALUES ('a', 'b', '2001-01-01', '2001-01-01')",
-        )
+    service.execute("INSERT INTO cache VALUES ('old', '1', '2001-01-01')")
+    service.execute(
+        "INSERT INTO reminders (email, text, due, sent)"
+        " VALUES ('a', 'b', '2001-01-01', '2001-01-01')"
     )
     files, rows = service.add(
         ("cleanup.tasks.delete_temp_files",), ("cleanup.tasks.delete_expired_data",)

@@ -209,7 +209,7 @@ async def decide(amount: int) -> Any:
 @task
 async def slow_way(amount: int) -> str:
     note("slow")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
     return f"{amount} the slow way"
 
 

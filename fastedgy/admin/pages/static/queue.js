@@ -94,6 +94,8 @@ function morphChildren(old, fresh) {
 const live = { source: null, timer: 0, last: 0, busy: false, paused: false, failed: 0 };
 const PAUSE = 1000;
 const WITHOUT_EVENTS = 5000;
+const LAST_EVENTS = ["result", "gone"];
+const EVENTS = ["overview", "tasks", "reset", "attempt", "log", "progress", "state", ...LAST_EVENTS];
 const button = $("#live");
 
 async function refresh() {
@@ -180,8 +182,9 @@ function listen() {
   const source = new EventSource(body.dataset.events);
   live.source = source;
   source.onopen = () => say("live");
-  source.onmessage = changed;
-  for (const kind of (body.dataset.eventKinds || "").split(" ").filter(Boolean)) source.addEventListener(kind, changed);
+  for (const kind of EVENTS) source.addEventListener(kind, changed);
+  // The stream of a task that has ended is over: a browser would open it again and again.
+  for (const kind of LAST_EVENTS) source.addEventListener(kind, hush);
   source.onerror = () => say("away");
 }
 function hush() {
@@ -284,7 +287,7 @@ async function apply(sent, submitter) {
   $$("button", sent).forEach((each) => { each.hidden = true; });
   dialog.dataset.done = "1";
   try {
-    const response = await fetch(sent.action, {
+    const response = await fetch(sent.getAttribute("action"), {
       method: "POST", body: data, credentials: "same-origin", headers: { Accept: "application/x-ndjson" },
     });
     if (!response.ok || !response.body) throw new Error(`The server answered ${response.status}.`);

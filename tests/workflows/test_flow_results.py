@@ -1,0 +1,109 @@
+"""How a worker reads what tasks take from others: together, once, and honestly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from fastedgy.errors import InvalidArguments, ResultGone, TaskCancelled, TaskFailed
+from fastedgy.ids import new_id
+from fastedgy.queued_task import Snooze
+from fastedgy.worker import results
+from fastedgy.worker.results import Read, Results
+
+
+class Rows:
+    """What is in the table, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, str] = {}
+        self.others: list[dict[str, Any]] = []
+        self.asked: list[set[str]] = []
+
+    def done(self, result: str) -> str:
+        id = str(new_id())
+        self.results[id] = result
+        return id
+
+    def other(self, state: str) -> str:
+        id = str(new_id())
+        self.others.append({"id": id, "name": "f", "state": state, "error_type": "ValueError",
+                            "error_message": "why", "error_traceback": None})  # fmt: skip
+        return id
+
+    async def read(self, ids: list[str]) -> Read:
+        self.asked.append(set(ids))
+        await asyncio.sleep(0)
+        others = [row for row in self.others if row["id"] in ids]
+        return (
+            {id: self.results[id] for id in ids if id in self.results},
+            json.dumps(others) if others else None,
+        )
+
+
+def args_of(*ids: str) -> str:
+    return json.dumps([{"$ref": id} for id in ids])
+
+
+async def test_what_is_asked_for_at_once_is_read_at_once_and_kept() -> None:
+    rows = Rows()
+    made = Results(rows.read)
+    one, two = rows.done("1"), rows.done('{"a": 2}')
+
+    async def take(*ids: str) -> Any:
+        return (await made.arguments("f", args_of(*ids), "{}", run_anyway=False))[0]
+
+    first, second, third = await asyncio.gather(take(one), take(one, two), take(two, two))
+    assert (first, second, third) == ([1], [1, {"a": 2}], [{"a": 2}, {"a": 2}])
+    assert third[0] is not third[1]
+    assert len(rows.asked) <= 2
+    again = await take(one, two)
+    assert again == second
+    assert len(rows.asked) <= 2
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "KEPT", 10)
+    rows = Rows()
+    made = Results(rows.read)
+    for id in [rows.done('"1234"'), rows.done('"5678"')]:
+        await made.arguments("f", args_of(id), "{}", run_anyway=False)
+
+    assert sum(map(len, made._kept.values())) <= 10
+
+
+async def test_what_came_to_nothing_is_raised_or_stands_in_its_place() -> None:
+    rows = Rows()
+    made = Results(rows.read)
+    failed, cancelled, gone = rows.other("failed"), rows.other("cancelled"), str(new_id())
+    for id, kind in ((failed, TaskFailed), (cancelled, TaskCancelled), (gone, ResultGone)):
+        with pytest.raises(kind):
+            await made.arguments("f", args_of(id), "{}", run_anyway=False)
+        [value], _ = await made.arguments("f", args_of(id), "{}", run_anyway=True)
+        assert type(value) is kind
+
+
+async def test_a_parent_that_is_at_work_again_is_waited_for() -> None:
+    rows = Rows()
+    busy = rows.other("doing")
+    with pytest.raises(Snooze, match="at work again"):
+        await Results(rows.read).arguments("f", args_of(busy), "{}", run_anyway=True)
+
+
+@pytest.mark.parametrize("forged", ['[{"$ref": 5}]', '[{"$ref": "x"}]', '[{"$ref": null}]'])
+async def test_forged_places_are_refused(forged: str) -> None:
+    with pytest.raises(InvalidArguments, match="names no task"):
+        await Results(Rows().read).arguments("f", forged, "{}", run_anyway=False)
+
+
+async def test_an_error_of_the_reading_reaches_all_who_asked() -> None:
+    async def broken(ids: list[str]) -> Read:
+        raise OSError("away")
+
+    made = Results(broken)
+    for _ in range(2):
+        with pytest.raises(OSError, match="away"):
+            await made.arguments("f", args_of(str(new_id())), "{}", run_anyway=False)
