@@ -28,6 +28,10 @@ async def book(key: int, seconds: float) -> None:
     _note("-", key)
 
 
+async def nothing(number: int, key: int) -> None:
+    """What is left is the cost of the queue."""
+
+
 async def start(number: int) -> None:
     """Say when it begins."""
     _note("+", 0)

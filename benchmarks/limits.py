@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import floor
 from benchmarks.drain import NOTHING, drain
 from benchmarks.harness import BenchmarkError, Lab, Pool, T, fill, pool, producer, settle
-from benchmarks.limited import LEDGER, book, short, start
+from benchmarks.limited import LEDGER, book, nothing, short, start
 from benchmarks.report import Bar, Figures, Scenario, percentile, percentiles
 from benchmarks.tasks import noop
 from fastedgy.database import connect
@@ -45,26 +45,23 @@ MODEST = 60
 
 async def _drained(lab: Lab, count: int, **options: Any) -> float:
     async with lab.database() as url:
-        if not options:
-            last = await fill(url, noop, count)
-        else:
-            async with producer(url) as tasks:
-                maker = tasks.task(**options)
-                for first in range(0, count, 5_000):
-                    calls = [(number,) for number in range(first, min(count, first + 5_000))]
-                    ref = maker.add_tasks(noop, calls)[-1]
-                    await tasks.flush()
-                last = ref.id
+        async with producer(url) as tasks:
+            maker = tasks.task(**options)
+            for first in range(0, count, 5_000):
+                numbers = range(first, min(count, first + 5_000))
+                ref = maker.add_tasks(nothing, [(number, number % KEYS) for number in numbers])[-1]
+                await tasks.flush()
         await settle(url)
-        return (await drain(url, count, last, workers=1, first=NOTHING)).rate
+        assert ref.id is not None
+        return (await drain(url, count, ref.id, workers=1, first=NOTHING)).rate
 
 
 async def limited(lab: Lab) -> Figures:
-    """The same drain without a limit, with one gate for all, and with a gate for each 50th."""
+    """The same drain without a limit, with one gate for all, and with many gates."""
     count = lab.count(DRAIN)
     plain = await _drained(lab, count)
     one = await _drained(lab, count, limit=LOOSE)
-    many = await _drained(lab, count, limit=LOOSE, per="{number:.0e}")
+    many = await _drained(lab, count, limit=LOOSE, per="key:{key}")
     again = await _drained(lab, count)
     async with lab.database() as url:
         await fill(url, noop, count)

@@ -36,7 +36,7 @@ from fastedgy.scheduler import Scheduler
 
 FIRED = """
 SELECT task.schedule, (task.context #>> '{schedule,due}')::timestamptz AS due, count(*) AS tasks,
-       extract(epoch FROM min(task.date_enqueued)
+       extract(epoch FROM min(task.date_created)
                - (task.context #>> '{schedule,due}')::timestamptz)::float8 AS late
   FROM queued_tasks AS task WHERE task.schedule IS NOT NULL GROUP BY 1, 2
 """

@@ -22,6 +22,7 @@ from rich.text import Text
 from fastedgy.cli.context import say
 from fastedgy.cli.output import count, duration, terminal
 from fastedgy.cli.tables import state_table
+from fastedgy.store.counts import StateCounts
 from fastedgy.store.find import STATES, TaskRow
 
 
@@ -155,7 +156,8 @@ def end_page(measured: Measured, *, root: UUID, slots: int) -> None:
         for part in _report(measured.report):
             console.print(part)
     console.print()
-    console.print(state_table({state: n for state, n in measured.states.items() if n}))
+    counted = {state: number for state, number in measured.states.items() if number}
+    console.print(state_table(StateCounts(counted)))
     for line in ("", *_numbers(measured, slots), "", *_next(measured, root)):
         console.print(Text(line))
 

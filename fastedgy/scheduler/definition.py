@@ -138,8 +138,8 @@ class Call:
         if task.uniqueness not in (USUAL, Uniqueness("error")):
             raise InvalidSchedule(
                 f"{function.name}: unique_for=, unique_while= and on_duplicate='replace' are for "
-                "tasks that somebody adds. A schedule has max_instances=, and unique_key= counts as "
-                "long as a task has not ended."
+                "tasks that somebody adds. A schedule has max_instances=, and a unique_key= that "
+                "counts as long as its task has not ended."
             )
         row.function, row.args, row.kwargs = function.path, task.args, task.kwargs
         row.options = {

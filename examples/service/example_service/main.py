@@ -8,15 +8,18 @@ from example_service.workers import (
     backup,
     cache,
     cleanup,
+    examples,
     export,
     files,
     notifications,
+    reports,
     webhooks,
 )
 from fastedgy.app import FastEdgy
 
-__all__ = ["analytics", "app", "backup", "cache", "cleanup", "export", "files", "models",
-           "notifications", "webhooks"]  # fmt: skip
+__all__ = ["analytics", "app", "backup", "cache", "cleanup", "examples", "export", "files",
+           "models", "notifications", "reports", "webhooks"]  # fmt: skip
 
 app = FastEdgy(title="Example service")
 app.include_router(api.router)
+app.include_router(examples.router)

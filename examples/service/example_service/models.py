@@ -51,3 +51,23 @@ class Figures(Model):
     class Meta:
         tablename = "figures"
         unique_together = [("level", "start")]  # noqa: RUF012 - as Edgy has it
+
+
+class Stock(Model):
+    """How many pieces of a product are free."""
+
+    product = fields.CharField(max_length=100, primary_key=True)
+    free = fields.IntegerField()
+
+    class Meta:
+        tablename = "stock"
+
+
+class Reservation(Model):
+    """A piece that is kept for an order: one each, so that reserving twice does no harm."""
+
+    order_id = fields.CharField(max_length=100, primary_key=True)
+    product = fields.CharField(max_length=100)
+
+    class Meta:
+        tablename = "reservations"

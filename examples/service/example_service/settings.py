@@ -25,6 +25,12 @@ class ServiceSettings(BaseSettings):
     webhook_timeout: float = 10.0
     """Seconds."""
 
+    management: str = "management@example.com"
+    """Who gets the reports on large sums, too."""
+
+    partner_url: str = "http://127.0.0.1:8100"
+    """The HTTP API of the partners who take payments, ship parcels and know exchange rates."""
+
     def folder(self, name: str) -> Path:
         """A folder of the service's data, made if it is not there."""
         path = self.data / name

@@ -46,7 +46,7 @@ def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | Non
     healthy = {"content": {"application/json": {"example": examples.HEALTH}}}
     if metrics is not None:
         require_client()
-        router.get(metrics, response_class=PlainTextResponse, responses={
+        router.get(metrics, response_class=Response, responses={
             200: {"description": "Text of version 0.0.4.", "content": text}, **problems()
         })(get_metrics)  # fmt: skip
     if health is not None:

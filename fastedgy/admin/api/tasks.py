@@ -178,8 +178,9 @@ def tasks_router(auth: QueueAuth) -> APIRouter:
         admin: Admin, who: Writer, id: Id, wanted: Annotated[Cancel | None, Body()] = None
     ) -> None:
         """Cancel a task, and what waits for it. One that runs is asked to stop."""
-        await _changed(admin, id, "cancelled", await admin.cancel(
-            id, actor=who.name, source=SOURCE, reason=wanted.reason if wanted else None))  # fmt: skip
+        reason = wanted.reason if wanted else None
+        done = await admin.cancel(id, actor=who.name, source=SOURCE, reason=reason)
+        await _changed(admin, id, "cancelled", done)
 
     @router.post("/tasks/{id}/retry", **changes)
     async def retry_task(admin: Admin, who: Writer, id: Id) -> None:

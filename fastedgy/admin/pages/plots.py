@@ -96,7 +96,8 @@ def line_plot(
     """
     known = [value for each in series for value in each.values if value]
     low = math.floor(math.log10(min(known))) if known else 0
-    high = max(math.ceil(math.log10(max(known))), low + 1) if known else 1
+    high = math.ceil(math.log10(max(known))) if known else low
+    high = max(high, low + 2) + (max(high, low + 2) - low) % 2  # the middle is a power of ten, too
 
     def height(value: float) -> float:
         return (math.log10(value) - low) / (high - low) * HEIGHT if value > 0 else 0.0

@@ -195,7 +195,8 @@ async def test_a_slow_reader_is_told_all_from_where_it_was(
     id = await added(panel, panel_tasks.talk, 300)
     async with work():
         await eventually(lambda: _assert_done(panel, id), within=15)
-    lines = [event async for event in get_service(Live).follow_task(id) if b"event: log" in event]
+    chunks = [chunk async for chunk in get_service(Live).follow_task(id)]
+    lines = [event for event in b"".join(chunks).split(b"\n\n") if b"event: log" in event]
 
     assert len(lines) == 600
     numbers = [json.loads(line.split(b"data: ")[1])["seq"] for line in lines]

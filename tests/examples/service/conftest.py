@@ -10,6 +10,7 @@ import httpx
 import pytest
 from commands import Background, environment, free_port, shell
 from helpers import create_database, drop_database, wait_until
+from partner import Partner
 from service_site import SERVICE, Postbox, Receiver, Service
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
