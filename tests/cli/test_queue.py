@@ -892,7 +892,7 @@ def details_of(state: str, **changes: Any) -> TaskDetails:
         "attempt": 1, "date_created": NOW, "date_enqueued": NOW, "function": "m:send", "args": [],
         "kwargs": {}, "context": {}, "run": 1, "max_retries": 3, "losses": 0, "alone": False,
         "waiting_on": 0, "on_parent_failure": "cancel", "history": [], "parents": [],
-        "parent_count": 0, "children": [], "children_by_state": {},
+        "parent_count": 0, "children": [], "children_by_state": {}, "steps": [],
     }  # fmt: skip
     return TaskDetails(**(values | changes))
 
