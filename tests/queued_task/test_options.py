@@ -92,7 +92,7 @@ def test_options_of_a_function() -> None:
         ({"unique_key": 7}, "must be text"),
         ({"unique_key": ""}, "must not be empty"),
         ({"unique_key": "x" * 501}, "at most 500"),
-        ({"on_duplicate": "ignore"}, "one of existing, error"),
+        ({"on_duplicate": "ignore"}, "one of existing, replace, error"),
         ({"on_parent_failure": ["run"]}, "one of cancel, run, fail"),
         ({"auto_remove": 1}, "True or False"),
         ({"backoff": 1}, r"write @task\(backoff=…\) above its definition"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,27 +12,33 @@ from fastedgy.admin.types import RunningTask, WorkerInfo
 STEP = 14
 SIDE = 11
 IN_A_ROW = 40
+LINKED = 2_000
+"""Squares of a page that lead to their tasks; at least ten of each process do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """One slot: `idle`, `busy`, or `blocked` (its worker is silent)."""
+    """A slot with a task in it."""
 
     x: int
     y: int
-    style: str
-    task: RunningTask | None
+    task: RunningTask
     tip: str
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A worker process with its squares; `more` slots are not drawn."""
+    """A worker process with its squares: those of `squares` lead to tasks, the others are in two
+    paths. `filled`: `busy`, or `blocked` where the worker is silent. `more` slots are not drawn.
+    """
 
     worker: WorkerInfo
     word: str
     style: str
+    filled: str
     squares: list[Square]
+    others: str
+    idle: str
     width: int
     height: int
     more: int
@@ -56,29 +62,37 @@ class Host:
 
 def hosts_of(workers: Sequence[WorkerInfo], *, now: datetime, most: int) -> list[Host]:
     """The workers by server, each with up to `most` squares."""
+    linked = max(10, LINKED // max(1, len(workers)))
     hosts: dict[str, list[Process]] = {}
     for worker in workers:
-        hosts.setdefault(worker.server_name, []).append(_process(worker, now, most))
+        hosts.setdefault(worker.server_name, []).append(_process(worker, now, most, linked))
     return [Host(name, processes) for name, processes in sorted(hosts.items())]
 
 
-def _process(worker: WorkerInfo, now: datetime, most: int) -> Process:
+def _process(worker: WorkerInfo, now: datetime, most: int, linked: int) -> Process:
     slots = max(worker.concurrency, worker.busy)
     drawn = min(slots, most)
-    filled = "busy" if worker.alive else "blocked"
-    squares = []
-    for place in range(drawn):
-        task = worker.tasks[place] if place < len(worker.tasks) else None
-        style = filled if place < worker.busy else "idle"
-        tip = _tip(task, now) if task else ""
-        x, y = place % IN_A_ROW * STEP, place // IN_A_ROW * STEP
-        squares.append(Square(x + 1, y + 1, style, task, tip))
+    tasks = worker.tasks[: min(linked, drawn)]
+    squares = [Square(*_place(at), task, _tip(task, now)) for at, task in enumerate(tasks)]
+    busy = max(len(tasks), min(worker.busy, drawn))
     word, style = _state(worker)
     columns, rows = min(drawn, IN_A_ROW), -(-drawn // IN_A_ROW)
     return Process(
-        worker, word, style, squares,
+        worker, word, style,
+        filled="busy" if worker.alive else "blocked",
+        squares=squares,
+        others=_path(range(len(tasks), busy)),
+        idle=_path(range(busy, drawn)),
         width=max(1, columns * STEP), height=max(1, rows * STEP), more=slots - drawn,
     )  # fmt: skip
+
+
+def _place(at: int) -> tuple[int, int]:
+    return at % IN_A_ROW * STEP + 1, at // IN_A_ROW * STEP + 1
+
+
+def _path(places: Iterable[int]) -> str:
+    return "".join("M{} {}h{side}v{side}h-{side}z".format(*_place(at), side=SIDE) for at in places)
 
 
 def _state(worker: WorkerInfo) -> tuple[str, str]:

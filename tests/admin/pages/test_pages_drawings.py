@@ -274,22 +274,29 @@ def test_each_slot_is_a_square() -> None:
     (host,) = squares.hosts_of([worker()], now=NOW, most=400)
     (process,) = host.processes
 
-    styles = [square.style for square in process.squares]
-    assert (styles.count("busy"), styles.count("idle")) == (2, 98)
     assert process.squares[0].tip == "send, 3.0 s, asked to stop"
+    assert [len(process.squares), process.others.count("M"), process.idle.count("M")] == [1, 1, 98]
     assert (process.word, process.more, host.busy, host.slots) == ("busy", 0, 2, 100)
 
 
-@pytest.mark.parametrize(("values", "word", "style"), [
+@pytest.mark.parametrize(("values", "word", "filled"), [
     ({"alive": False}, "silent", "blocked"),
     ({"state": "draining"}, "draining", "busy"),
-    ({"busy": 0, "tasks": []}, "idle", "idle"),
+    ({"busy": 0, "tasks": []}, "idle", "busy"),
 ])  # fmt: skip
-def test_a_process_says_how_it_is(values: dict[str, Any], word: str, style: str) -> None:
+def test_a_process_says_how_it_is(values: dict[str, Any], word: str, filled: str) -> None:
     (host,) = squares.hosts_of([worker(**values)], now=NOW, most=50)
     (process,) = host.processes
 
-    assert (process.word, process.squares[0].style, process.more) == (word, style, 50)
+    assert (process.word, process.filled, process.more) == (word, filled, 50)
+
+
+def test_of_ten_thousand_running_tasks_some_can_be_opened() -> None:
+    tasks = [RunningTask(new_id(), "send", "mail", NOW, False)] * 100
+    (host,) = squares.hosts_of([worker(busy=100, tasks=tasks)] * 100, now=NOW, most=400)
+
+    assert sum(len(process.squares) for process in host.processes) == 2_000
+    assert sum(process.others.count("M") for process in host.processes) == 8_000
 
 
 # Words.

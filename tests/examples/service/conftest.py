@@ -10,15 +10,28 @@ import httpx
 import pytest
 from commands import Background, environment, free_port, shell
 from helpers import create_database, drop_database, wait_until
-from partner import Partner
-from service_site import SERVICE, Postbox, Receiver, Service
+from service_partner import Partner
+from service_site import SERVICE, TOKEN, Postbox, Receiver, Service
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def service(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def partner() -> Iterator[Partner]:
+    """Who takes payments for the service."""
+    made = Partner()
+    threading.Thread(target=made.server.serve_forever, args=(0.05,), daemon=True).start()
+    yield made
+    made.open.set()
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def service(
+    server_url: str, partner: Partner, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """The two commands of the README, and the world around them."""
     data = tmp_path_factory.mktemp("service")
     url = create_database(server_url)
@@ -33,7 +46,8 @@ def service(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     bucket = f"http://127.0.0.1:{s3}"
     env = environment(
         DATABASE_URL=url, SERVICE_DATA=str(data / "data"), SERVICE_S3_ENDPOINT=bucket,
-        SERVICE_SMTP_PORT=str(postbox.port), QUEUE_RETRY_BACKOFF="0.2", **KEYS,
+        SERVICE_SMTP_PORT=str(postbox.port), QUEUE_RETRY_BACKOFF="0.2",
+        SERVICE_PARTNER_URL=partner.url, QUEUE_ADMIN_TOKEN=TOKEN, **KEYS,
     )  # fmt: skip
     try:
         with Background(f"{sys.executable} -m moto.server -H 127.0.0.1 -p {s3}", data, env):

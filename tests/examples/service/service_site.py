@@ -17,6 +17,7 @@ from helpers import run, wait_until
 from fastedgy.database import connect
 
 SERVICE = Path(__file__).parents[3] / "examples" / "service"
+TOKEN = "a-token-of-the-operators"
 
 
 class Receiver:
