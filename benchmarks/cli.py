@@ -39,7 +39,16 @@ from fastedgy.worker.__main__ import loop_factory
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for module in (
-        enqueue, drain, latency, route, inprocess, pressure, footprint, sse, limits, workflows,
+        enqueue,
+        drain,
+        latency,
+        route,
+        inprocess,
+        pressure,
+        footprint,
+        sse,
+        limits,
+        workflows,
         workflows_durable,
     )
     for scenario in module.SCENARIOS

@@ -102,11 +102,11 @@ class TaskLogger(logging.Logger):
         """Whether the standard logger of this name has handlers, its ancestors' included."""
         return self._standard.hasHandlers()
 
-    def addFilter(self, filter: Any) -> None:  # noqa: A002, N802
+    def addFilter(self, filter: Any) -> None:  # noqa: N802
         """Add a filter to the standard logger of this name; rows are not filtered."""
         self._standard.addFilter(filter)
 
-    def removeFilter(self, filter: Any) -> None:  # noqa: A002, N802
+    def removeFilter(self, filter: Any) -> None:  # noqa: N802
         """Remove a filter from the standard logger of this name."""
         self._standard.removeFilter(filter)
 

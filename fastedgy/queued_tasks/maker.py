@@ -165,7 +165,7 @@ class TaskMaker:
             pending.wanted = [*parents, *given.refs.values()]
             pending.takes_results = True
             pending.unsure = given.unsure
-        if (keys := self._service.config.signing_keys):
+        if keys := self._service.config.signing_keys:
             path = kind.spec.function
             pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
         return pending

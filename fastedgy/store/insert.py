@@ -353,8 +353,10 @@ async def _insert_any(
             [task.spec.limit for task in tasks],
             [task.spec.rate for task in tasks],
             [task.spec.breaker for task in tasks],
-            [orjson.dumps(redact).decode() if (redact := task.spec.redact) else None
-             for task in tasks],
+            [
+                orjson.dumps(redact).decode() if (redact := task.spec.redact) else None
+                for task in tasks
+            ],
             [task.spec.schedule for task in tasks],
             [task.takes_results for task in tasks],
             [task.trace for task in tasks],

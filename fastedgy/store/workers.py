@@ -133,7 +133,7 @@ SELECT owner.id FROM owner
                     WHERE worker.id = owner.id AND worker.state IN ('running', 'draining'))
 """)
 
-# What they have counted is kept, in one row for all of them: sums over the table never go backwards.
+# What they have counted is kept, in one row for all of them: sums over the table never fall.
 FORGET = Statement("""
 WITH gone AS (
     DELETE FROM $workers

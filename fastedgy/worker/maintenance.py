@@ -33,8 +33,8 @@ FIRE_PAUSE = 0.03
 """Seconds between two looks at the schedules that are due, give or take a half: what is due
 meanwhile goes in one statement, and the workers take turns."""
 RECENT = 3_600.0
-"""Seconds: how old the events may be that are looked at regularly. Who waits for one looks by itself
-once a day, too."""
+"""Seconds: how old the events may be that are looked at regularly. Who waits for one looks by
+itself once a day, too."""
 
 
 class Maintenance:

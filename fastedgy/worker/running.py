@@ -33,12 +33,12 @@ class Extra:
 class Running(TaskRun):
     """A run as its executor holds it: what the author's code sees of it, and the slot around it.
 
-    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `enqueued` is
-    since when it was due. `cancelling`
-    says why it was told to stop ("timeout", "cancel", "interrupt", "suspend"), or that its function has
-    returned and it is not to be stopped any more ("finishing"). `overdue`: its outcome was given
-    without waiting for it. `entered`: its asyncio task has had a turn. One that is cancelled before
-    runs no code at all, not even that which tells of its end.
+    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `enqueued`
+    is since when it was due. `cancelling` says why it was told to stop ("timeout", "cancel",
+    "interrupt", "suspend"), or that its function has returned and it is not to be stopped any more
+    ("finishing"). `overdue`: its outcome was given without waiting for it. `entered`: its asyncio
+    task has had a turn. One that is cancelled before runs no code at all, not even that which tells
+    of its end.
     """
 
     __slots__ = ("args", "began", "cancelling", "deadline", "enqueued", "entered", "extra",

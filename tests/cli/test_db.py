@@ -90,7 +90,8 @@ def in_a_process(folder: Path, url: str, *arguments: str) -> str:
 def test_a_database_is_migrated_looked_at_and_taken_down(empty_database_url: str) -> None:
     url = empty_database_url
     waiting = db("status", url=url)
-    assert f"2 revisions to apply: {', '.join(SHIPPED)}. Run `fastedgy db migrate`." in waiting.stdout
+    said = f"2 revisions to apply: {', '.join(SHIPPED)}. Run `fastedgy db migrate`."
+    assert said in waiting.stdout
     assert db("status", "--check", url=url).exit_code == 1
 
     assert db("migrate", url=url).stdout == APPLIED

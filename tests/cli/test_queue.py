@@ -37,26 +37,7 @@ LISTED = {"id", "name", "state", "queue", "priority", "attempt", "date_enqueued"
           "date_ended"}  # fmt: skip
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without an application."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def fastedgy(database_url: str) -> Run:
-    """Run a command on this test's database."""
-
-    def invoke(*words: str, code: int | None = 0, **options: Any) -> Result:
-        result = CliRunner().invoke(main, words, env={"DATABASE_URL": database_url}, **options)
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert code is None or result.exit_code == code, result.output
-        return result
-
-    return invoke
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 class Rows:

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from fcntl import ioctl
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -48,26 +47,6 @@ Run = Callable[..., Result]
 @pytest.fixture
 def database_url(queue_url: str) -> str:
     return queue_url
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without an application."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def fastedgy(database_url: str) -> Run:
-    """Run a command on this test's database."""
-
-    def invoke(*words: str, code: int | None = 0, **options: Any) -> Result:
-        result = CliRunner().invoke(main, words, env={"DATABASE_URL": database_url}, **options)
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert code is None or result.exit_code == code, result.output
-        return result
-
-    return invoke
 
 
 class Rows:

@@ -16,8 +16,8 @@ for folder in (SITE, WORKERS, WORKERS / "site", HERE.parent / "faults"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
-import durable_tasks  # noqa: E402
 import flow_tasks  # noqa: E402
+import step_tasks  # noqa: E402
 from crew import Hire  # noqa: E402
 from supervised import Supervised  # noqa: E402
 
@@ -33,8 +33,8 @@ def database_url(queue_url: str) -> str:
 def nothing_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of an earlier test is left in the tasks' module, and workers here end quickly."""
     monkeypatch.setattr(heartbeat, "TICK", 0.1)
-    for kept in (durable_tasks.noted, durable_tasks.flows, durable_tasks.gates,
-                 durable_tasks.faults, flow_tasks.gates):  # fmt: skip
+    for kept in (step_tasks.noted, step_tasks.flows, step_tasks.gates,
+                 step_tasks.faults, flow_tasks.gates):  # fmt: skip
         kept.clear()
 
 

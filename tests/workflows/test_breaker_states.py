@@ -8,10 +8,10 @@ from datetime import timedelta
 from uuid import uuid4
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import pytest
 from crew import Hire, reaches
-from durable_tasks import noted
+from step_tasks import noted
 from helpers import eventually
 from rows import TABLES, add, take
 
@@ -87,11 +87,11 @@ async def test_after_its_rest_one_probe_at_a_time_goes_through(
     assert await breaker.get_state() == "half_open"
     for _ in range(3):
         with pytest.raises(CircuitOpen):
-            await breaker.call(durable_tasks.effect, "never")
+            await breaker.call(step_tasks.effect, "never")
     go_on.set()
     await first
     assert breaker.state == "half_open"
-    assert await breaker.call(durable_tasks.effect, "second") == "did second"
+    assert await breaker.call(step_tasks.effect, "second") == "did second"
     assert breaker.state == "closed"
     assert noted == ["second"]
 
@@ -258,13 +258,13 @@ async def test_a_decorated_function_in_tasks(hire: Hire, connection: asyncpg.Con
     async with hire() as staff:
         for _ in range(2):
             with pytest.raises(TaskFailed):
-                await staff.tasks.add_task(durable_tasks.buy, True).wait(timeout=10)
-        said = await staff.tasks.add_task(durable_tasks.buy, False).wait(timeout=10)
+                await staff.tasks.add_task(step_tasks.buy, True).wait(timeout=10)
+        said = await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=10)
         assert said.startswith("open for")
         await rest(connection)
         for _ in range(2):
-            assert await staff.tasks.add_task(durable_tasks.buy, False).wait(timeout=10) == "sold"
-        assert durable_tasks.shop.state == "closed"
+            assert await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=10) == "sold"
+        assert step_tasks.shop.state == "closed"
     assert noted == ["asked"] * 4
 
 
@@ -274,8 +274,8 @@ async def test_a_task_behind_an_open_breaker_waits_and_spends_no_attempt(
     CircuitBreaker("guarded", failure_threshold=1, reset_timeout=0.5, success_threshold=1)
     async with hire() as staff:
         with pytest.raises(TaskFailed):
-            await staff.tasks.add_task(durable_tasks.behind_a_guard, True).wait(timeout=10)
-        refs = [staff.tasks.add_task(durable_tasks.behind_a_guard) for _ in range(3)]
+            await staff.tasks.add_task(step_tasks.behind_a_guard, True).wait(timeout=10)
+        refs = [staff.tasks.add_task(step_tasks.behind_a_guard) for _ in range(3)]
         assert [await ref.wait(timeout=20) for ref in refs] == ["yes"] * 3
         for ref in refs:
             row = await reaches(connection, ref.id, "done")
@@ -290,7 +290,7 @@ async def test_time_that_is_over_counts_as_a_failure(
     async with hire() as staff:
         maker = staff.tasks.task(timeout=0.2)
         with pytest.raises(TaskFailed):
-            await maker.add_task(durable_tasks.behind_a_guard, hangs=True).wait(timeout=10)
+            await maker.add_task(step_tasks.behind_a_guard, hangs=True).wait(timeout=10)
 
         async def is_open() -> None:
             state = await connection.fetchval("SELECT state FROM queued_task_breakers")

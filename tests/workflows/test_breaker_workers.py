@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import pytest
 from supervised import Supervised, reaches
 
@@ -27,8 +27,7 @@ async def test_four_workers_never_probe_at_the_same_time(
     monkeypatch.setenv("DATABASE_URL", database_url)
     async with QueuedTasks() as tasks:
         refs = [
-            tasks.add_task(durable_tasks.through_the_breaker, number, until)
-            for number in range(TASKS)
+            tasks.add_task(step_tasks.through_the_breaker, number, until) for number in range(TASKS)
         ]
     for id in [ref.id for ref in refs]:
         row = await reaches(connection, id, "done", "failed", within=60)

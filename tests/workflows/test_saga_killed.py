@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import orjson
 from supervised import Supervised, enqueue, reaches
 
@@ -17,8 +17,8 @@ async def test_killed_sagas_end_completed_or_undone(
 ) -> None:
     pool = supervise(workers=2, max_losses=20)
     await pool.ready(connection, 2)
-    good = await enqueue(connection, durable_tasks.killed_order, "good", False)
-    bad = await enqueue(connection, durable_tasks.killed_order, "bad", True)
+    good = await enqueue(connection, step_tasks.killed_order, "good", False)
+    bad = await enqueue(connection, step_tasks.killed_order, "bad", True)
 
     row = await reaches(connection, good, "done", "failed", within=40)
     assert orjson.loads(row["result"]) == {"status": "completed"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import pytest
 from crew import Hire, reaches
-from durable_tasks import faults, noted
+from step_tasks import faults, noted
 
 from fastedgy.errors import InvalidStep, NotInTask, TaskFailed
 from fastedgy.workflows import Saga
@@ -16,7 +16,7 @@ STEPS = "SELECT name, kind, state, attempts FROM queued_task_steps ORDER BY date
 
 async def test_a_saga_that_goes_through_says_so(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order)
+        ref = staff.tasks.add_task(step_tasks.order)
         assert await ref.wait(timeout=10) == {"status": "completed"}
     assert noted == ["reserve", "charge", "log", "ship"]
 
@@ -25,11 +25,11 @@ async def test_when_a_step_fails_the_finished_ones_are_undone_in_reverse(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order, "ship")
+        ref = staff.tasks.add_task(step_tasks.order, "ship")
         assert await ref.wait(timeout=10) == {
             "status": "compensated",
             "compensations": ["charge", "reserve"],
-            "error": "durable_tasks.Declined: ship was refused",
+            "error": "step_tasks.Declined: ship was refused",
         }
     assert noted == ["reserve", "charge", "log", "ship", "undo did charge", "undo reserve"]
     assert [tuple(row) for row in await connection.fetch(STEPS)] == [
@@ -48,7 +48,7 @@ async def test_when_a_step_fails_the_finished_ones_are_undone_in_reverse(
 async def test_a_step_may_be_tried_again_before_its_failure_counts(hire: Hire) -> None:
     faults["charge"] = 2
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order, None, retries=2)
+        ref = staff.tasks.add_task(step_tasks.order, None, retries=2)
         assert await ref.wait(timeout=10) == {"status": "completed"}
     assert noted == ["reserve", "charge", "charge", "charge", "log", "ship"]
 
@@ -56,7 +56,7 @@ async def test_a_step_may_be_tried_again_before_its_failure_counts(hire: Hire) -
 async def test_a_compensation_has_tries_of_its_own(hire: Hire) -> None:
     faults["undo reserve"] = 2
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order, "charge", undo_retries=2)
+        ref = staff.tasks.add_task(step_tasks.order, "charge", undo_retries=2)
         result = await ref.wait(timeout=10)
         assert (await staff.tasks.get_task_by_id(await ref.get_task_id())).attempt == 1
     assert result["compensations"] == ["reserve"]
@@ -68,7 +68,7 @@ async def test_a_compensation_that_fails_to_the_end_leaves_the_task_to_be_retrie
 ) -> None:
     faults["undo did charge"] = 4
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order, "ship", undo_retries=1)
+        ref = staff.tasks.add_task(step_tasks.order, "ship", undo_retries=1)
         for _ in range(2):
             with pytest.raises(TaskFailed, match="no way to undo did charge") as failure:
                 await ref.wait(timeout=10)
@@ -84,14 +84,14 @@ async def test_a_compensation_that_fails_to_the_end_leaves_the_task_to_be_retrie
 
 async def test_a_task_may_go_on_after_its_saga_was_undone(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.kept)
+        ref = staff.tasks.add_task(step_tasks.kept)
         assert await ref.wait(timeout=10) == "apologised for ValueError: no stock"
     assert noted == ["reserve", "undo reserve"]
 
 
 async def test_time_that_is_over_is_a_failure_and_undone_in_a_run_of_its_own(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.too_slow)
+        ref = staff.tasks.add_task(step_tasks.too_slow)
         assert await ref.wait(timeout=10) == {
             "status": "compensated",
             "compensations": ["reserve"],
@@ -104,7 +104,7 @@ async def test_steps_beside_the_one_that_failed_end_first_and_are_undone(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        result = await staff.tasks.add_task(durable_tasks.beside).wait(timeout=10)
+        result = await staff.tasks.add_task(step_tasks.beside).wait(timeout=10)
     assert result["compensations"] == ["slow"]
     assert noted == ["slow", "undo slow"]
     # What the block has added to the queue went with it.
@@ -113,7 +113,7 @@ async def test_steps_beside_the_one_that_failed_end_first_and_are_undone(
 
 async def test_asking_for_a_retry_is_no_failure(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.retried_saga)
+        ref = staff.tasks.add_task(step_tasks.retried_saga)
         assert await ref.wait(timeout=10) == "went through"
     assert noted == ["reserve"]
 
@@ -123,7 +123,7 @@ async def test_a_cancelled_saga_stops_where_it_is_and_goes_on_when_retried(
 ) -> None:
     faults["charge"] = 1
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.slow_retries)
+        ref = staff.tasks.add_task(step_tasks.slow_retries)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         await ref.cancel()
         await reaches(connection, ref.id, "cancelled")
@@ -139,7 +139,7 @@ async def test_a_saga_of_another_release_is_not_undone_by_guessing(
 ) -> None:
     faults["undo did charge"] = 1
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.order, "ship", undo_retries=0)
+        ref = staff.tasks.add_task(step_tasks.order, "ship", undo_retries=0)
         with pytest.raises(TaskFailed):
             await ref.wait(timeout=10)
         await connection.execute(
@@ -159,12 +159,12 @@ async def test_what_makes_no_sense_in_a_saga_is_refused(hire: Hire) -> None:
         with pytest.raises(InvalidStep):
             Saga("order", **words)  # type: ignore[arg-type]
     with pytest.raises(InvalidStep, match="is not open"):
-        Saga("order").step("one", durable_tasks.effect, "one")
+        Saga("order").step("one", step_tasks.effect, "one")
     with pytest.raises(NotInTask):
         async with Saga("order"):
             pass
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.odd_compensation)
+        ref = staff.tasks.add_task(step_tasks.odd_compensation)
         result = await ref.wait(timeout=10)
     assert result["compensations"] == ["one"]
     assert "give a function, or a tuple" in result["error"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
-import durable_tasks
+import step_tasks
 from supervised import Supervised, enqueue, reaches
 
 from fastedgy.models.tables import Tables
@@ -28,18 +28,18 @@ async def test_every_kind_of_step_goes_on_where_its_killed_process_was(
     pool = supervise(workers=2, max_losses=20)
     await pool.ready(connection, 2)
     # One after the other: a process that dies takes its neighbours' steps along.
-    waiting = await enqueue(connection, durable_tasks.killed_waiting, "go")
+    waiting = await enqueue(connection, step_tasks.killed_waiting, "go")
     await reaches(connection, waiting, "scheduled")
-    asleep = await enqueue(connection, durable_tasks.killed_asleep)
+    asleep = await enqueue(connection, step_tasks.killed_asleep)
     await ends(connection, asleep)
-    stepping = await enqueue(connection, durable_tasks.killed_in_steps)
+    stepping = await enqueue(connection, step_tasks.killed_in_steps)
     assert (
         await ends(connection, stepping) == '["did steps one", "did steps two", "did steps three"]'
     )
     channel = "queue_new_task_control"
     assert await events.send(connection, Tables(), "go", '"now"', channel=channel)
     assert await ends(connection, waiting) == '"now"'
-    paying = [await enqueue(connection, durable_tasks.killed_paying, "key") for _ in range(2)]
+    paying = [await enqueue(connection, step_tasks.killed_paying, "key") for _ in range(2)]
     assert [await ends(connection, id) for id in paying] == ['"did paying"'] * 2
 
     made = Counter(ledger.read_text().splitlines())

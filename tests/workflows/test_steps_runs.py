@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import pytest
 from crew import Hire, reaches
-from durable_tasks import flows, noted
+from step_tasks import flows, noted
 from helpers import eventually
 
 from fastedgy.errors import InvalidStep, NotInTask, TaskFailed
@@ -17,16 +17,16 @@ from fastedgy.workflows import step
 async def test_a_retry_goes_on_after_the_last_finished_step(hire: Hire) -> None:
     flows["f"] = ["a", "b", "c"]
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.flow, "f", 2)
+        ref = staff.tasks.add_task(step_tasks.flow, "f", 2)
         assert await ref.wait(timeout=10) == ["did a", "did b", "did c"]
     assert noted == ["a", "b", "c"]
 
 
 async def test_a_step_that_failed_is_made_again_by_the_next_run(hire: Hire) -> None:
     flows["f"] = ["a", "b"]
-    durable_tasks.faults["b"] = 2
+    step_tasks.faults["b"] = 2
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.flow, "f", 0)
+        ref = staff.tasks.add_task(step_tasks.flow, "f", 0)
         assert await ref.wait(timeout=10) == ["did a", "did b"]
     assert noted == ["a", "b", "b", "b"]
 
@@ -46,7 +46,7 @@ async def test_other_steps_in_a_newer_release_are_detected_before_anything_is_ru
 ) -> None:
     flows["f"] = before
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.flow, "f", 2)
+        ref = staff.tasks.add_task(step_tasks.flow, "f", 2)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         flows["f"] = after
         with pytest.raises(TaskFailed) as failure:
@@ -66,7 +66,7 @@ async def test_steps_that_the_task_ends_without_are_told_in_its_log(
 ) -> None:
     flows["f"] = ["a", "b"]
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.flow, "f", 2)
+        ref = staff.tasks.add_task(step_tasks.flow, "f", 2)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         flows["f"] = ["a"]
         assert await ref.wait(timeout=10) == ["did a"]
@@ -75,28 +75,28 @@ async def test_steps_that_the_task_ends_without_are_told_in_its_log(
 
 
 async def test_a_failure_that_the_task_went_on_from_is_a_fact(hire: Hire) -> None:
-    durable_tasks.faults["charge"] = 1
+    step_tasks.faults["charge"] = 1
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.handled_failure)
+        ref = staff.tasks.add_task(step_tasks.handled_failure)
         assert await ref.wait(timeout=10) == "invoice after charge was refused"
     assert noted == ["charge", "book"]
 
 
 async def test_results_are_rebuilt_in_the_same_way_by_all_runs(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.rebuilt)
+        ref = staff.tasks.add_task(step_tasks.rebuilt)
         assert await ref.wait(timeout=10) == ["Receipt", "7", "2026-11-21"]
     assert noted == ["receipt", "Receiptdate", "Receiptdate"]
 
 
 async def test_a_sync_function_of_a_step_runs_in_a_thread(hire: Hire) -> None:
     async with hire() as staff:
-        assert await staff.tasks.add_task(durable_tasks.in_a_thread).wait(timeout=10) == "slow"
+        assert await staff.tasks.add_task(step_tasks.in_a_thread).wait(timeout=10) == "slow"
 
 
 async def test_steps_may_be_made_side_by_side(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.side_by_side)
+        ref = staff.tasks.add_task(step_tasks.side_by_side)
         assert await ref.wait(timeout=10) == [f"did part {n}" for n in range(5)]
     assert sorted(noted) == [f"part {n}" for n in range(5)]
 
@@ -104,11 +104,11 @@ async def test_steps_may_be_made_side_by_side(hire: Hire) -> None:
 @pytest.mark.parametrize(
     ("task", "error", "words"),
     [
-        (durable_tasks.twice_the_same, "InvalidStep", "two steps named 'one'"),
-        (durable_tasks.nested, "InvalidStep", "Steps do not nest"),
-        (durable_tasks.in_transaction, "InvalidStep", "inside an open transaction"),
-        (durable_tasks.sync_with_steps, "NotAsync", "Write `async def`"),
-        (durable_tasks.sync_with_loop, "NotAsync", "send_event() works in async tasks only"),
+        (step_tasks.twice_the_same, "InvalidStep", "two steps named 'one'"),
+        (step_tasks.nested, "InvalidStep", "Steps do not nest"),
+        (step_tasks.in_transaction, "InvalidStep", "inside an open transaction"),
+        (step_tasks.sync_with_steps, "NotAsync", "Write `async def`"),
+        (step_tasks.sync_with_loop, "NotAsync", "send_event() works in async tasks only"),
     ],
 )
 async def test_what_cannot_be_a_step_fails_at_once_and_says_why(
@@ -125,14 +125,14 @@ async def test_what_cannot_be_a_step_fails_at_once_and_says_why(
 
 async def test_outside_a_task_there_are_no_steps() -> None:
     with pytest.raises(NotInTask):
-        step("one", durable_tasks.effect, "one")
+        step("one", step_tasks.effect, "one")
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 201, "a\x00b", 7])
 async def test_a_name_that_cannot_be_stored_is_refused(hire: Hire, name: object) -> None:
     async with hire():
         with TaskContext(), pytest.raises(InvalidStep):
-            step(name, durable_tasks.effect, "one")  # type: ignore[call-overload]
+            step(name, step_tasks.effect, "one")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -140,7 +140,7 @@ async def test_a_result_that_cannot_be_stored_fails_the_task_and_is_not_made_aga
     hire: Hire, large: bool
 ) -> None:
     async with hire(max_result_size=1_000) as staff:
-        ref = staff.tasks.add_task(durable_tasks.unstorable, large)
+        ref = staff.tasks.add_task(step_tasks.unstorable, large)
         for _ in range(2):
             with pytest.raises(TaskFailed) as failure:
                 await ref.wait(timeout=10)
@@ -158,7 +158,7 @@ async def test_what_a_step_adds_to_the_queue_is_written_with_it_and_once(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.adding)
+        ref = staff.tasks.add_task(step_tasks.adding)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         assert await connection.fetchval("SELECT count(*) FROM queued_tasks") == 2
         assert await ref.wait(timeout=10) == "added"
@@ -170,10 +170,10 @@ async def test_a_run_whose_task_was_taken_over_makes_no_further_step(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        id = await staff.tasks.add_task(durable_tasks.taken_over).get_task_id()
+        id = await staff.tasks.add_task(step_tasks.taken_over).get_task_id()
         await eventually(lambda: _is(noted, ["before", "ready"]))
         await connection.execute("UPDATE queued_tasks SET run = run + 1 WHERE id = $1", id)
-        durable_tasks.gates["go on"].set()
+        step_tasks.gates["go on"].set()
         await eventually(lambda: _is(staff.counters.fenced, 1))
     assert noted == ["before", "ready"]
     rows = await connection.fetch("SELECT name, state FROM queued_task_steps")
@@ -184,7 +184,7 @@ async def test_what_a_thread_has_done_counts_although_the_task_was_interrupted(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(drain_timeout=0.1) as staff:
-        ref = staff.tasks.add_task(durable_tasks.stubborn_step)
+        ref = staff.tasks.add_task(step_tasks.stubborn_step)
         await ref.get_task_id()
         await eventually(lambda: _is(noted, ["started"]))
         staff.worker.stop()

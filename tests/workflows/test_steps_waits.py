@@ -7,11 +7,11 @@ import time
 from uuid import UUID
 
 import asyncpg
-import durable_tasks
+import step_tasks
 import httpx
 import pytest
 from crew import Hire, reaches
-from durable_tasks import noted
+from step_tasks import noted
 from rows import CHANNELS, TABLES, add, take
 from shop_app import app
 
@@ -37,9 +37,9 @@ async def test_a_sleeping_task_has_no_slot_and_spends_no_attempt(
 ) -> None:
     async with hire(concurrency=1) as staff:
         began = time.monotonic()
-        ref = staff.tasks.add_task(durable_tasks.napping, 0.3)
+        ref = staff.tasks.add_task(step_tasks.napping, 0.3)
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        assert await staff.tasks.add_task(durable_tasks.effect, "x").wait(timeout=10) == "did x"
+        assert await staff.tasks.add_task(step_tasks.effect, "x").wait(timeout=10) == "did x"
         assert await ref.wait(timeout=10) == ["rested"]
         assert time.monotonic() - began >= 0.6
     assert [line for line in noted if line.startswith("run")] == [
@@ -52,13 +52,13 @@ async def test_a_sleeping_task_has_no_slot_and_spends_no_attempt(
 
 async def test_a_task_that_swallows_its_suspension_sleeps_all_the_same(hire: Hire) -> None:
     async with hire() as staff:
-        assert await staff.tasks.add_task(durable_tasks.swallowing).wait(timeout=10) == "slept"
+        assert await staff.tasks.add_task(step_tasks.swallowing).wait(timeout=10) == "slept"
     assert noted == ["swallowed"]
 
 
 async def test_an_event_wakes_who_waits_for_it(hire: Hire, connection: asyncpg.Connection) -> None:
     async with hire() as staff:
-        refs = [staff.tasks.add_task(durable_tasks.waiting, "paid:1") for _ in range(3)]
+        refs = [staff.tasks.add_task(step_tasks.waiting, "paid:1") for _ in range(3)]
         for ref in refs:
             await reaches(connection, await ref.get_task_id(), "scheduled")
         assert await send_event("paid:1", {"amount": 5}) is True
@@ -69,13 +69,13 @@ async def test_an_event_is_sent_once_and_counts_for_those_who_come_later(hire: H
     async with hire() as staff:
         assert await send_event("paid:1", "first") is True
         assert await send_event("paid:1", "second") is False
-        ref = staff.tasks.add_task(durable_tasks.waiting, "paid:1")
+        ref = staff.tasks.add_task(step_tasks.waiting, "paid:1")
         assert await ref.wait(timeout=10) == "first"
 
 
 async def test_an_event_that_does_not_come_is_a_timeout_in_all_runs(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.waiting, "never", 0.2)
+        ref = staff.tasks.add_task(step_tasks.waiting, "never", 0.2)
         assert await ref.wait(timeout=10) == "The event 'never' did not come in time."
         await send_event("never")  # too late
     assert noted == ["timeout", "timeout"]
@@ -83,7 +83,7 @@ async def test_an_event_that_does_not_come_is_a_timeout_in_all_runs(hire: Hire) 
 
 async def test_an_event_that_comes_while_the_run_ends_is_not_missed(hire: Hire) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.sent_just_before_it_ends, "soon")
+        ref = staff.tasks.add_task(step_tasks.sent_just_before_it_ends, "soon")
         assert await ref.wait(timeout=10) == "just in time"
 
 
@@ -108,7 +108,7 @@ async def test_waits_and_steps_side_by_side_end_the_run_when_nothing_is_at_work(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.both, "both")
+        ref = staff.tasks.add_task(step_tasks.both, "both")
         await reaches(connection, await ref.get_task_id(), "scheduled")
         assert noted == ["long", "long done"]
         await send_event("both", 7)
@@ -121,9 +121,9 @@ async def test_an_event_in_a_transaction_is_sent_with_it(
     hire: Hire, connection: asyncpg.Connection, commit: bool
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.waiting, "tx", 0.5)
+        ref = staff.tasks.add_task(step_tasks.waiting, "tx", 0.5)
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        await staff.tasks.add_task(durable_tasks.rolled_back, "tx", commit).wait(timeout=10)
+        await staff.tasks.add_task(step_tasks.rolled_back, "tx", commit).wait(timeout=10)
         expected = "from a transaction" if commit else "The event 'tx' did not come in time."
         assert await ref.wait(timeout=10) == expected
 
@@ -132,9 +132,9 @@ async def test_without_notifications_an_event_of_a_transaction_is_found_by_looki
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(use_postgresql_notify=False, polling_interval=0.1) as staff:
-        ref = staff.tasks.add_task(durable_tasks.waiting, "tx")
+        ref = staff.tasks.add_task(step_tasks.waiting, "tx")
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        await staff.tasks.add_task(durable_tasks.rolled_back, "tx", True).wait(timeout=10)
+        await staff.tasks.add_task(step_tasks.rolled_back, "tx", True).wait(timeout=10)
         assert await ref.wait(timeout=10) == "from a transaction"
 
 
@@ -146,10 +146,10 @@ async def test_events_are_sent_by_tasks_routes_and_scripts(
         return await send_event(f"paid:{number}", "route")
 
     async with hire() as staff:
-        refs = [staff.tasks.add_task(durable_tasks.waiting, f"paid:{n}") for n in range(3)]
+        refs = [staff.tasks.add_task(step_tasks.waiting, f"paid:{n}") for n in range(3)]
         for ref in refs:
             await reaches(connection, await ref.get_task_id(), "scheduled")
-        staff.tasks.add_task(durable_tasks.sender, "paid:0")
+        staff.tasks.add_task(step_tasks.sender, "paid:0")
         await staff.tasks.flush()
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -165,7 +165,7 @@ async def test_a_task_that_sleeps_can_be_cancelled(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.napping, 60)
+        ref = staff.tasks.add_task(step_tasks.napping, 60)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         await ref.cancel()
         with pytest.raises(TaskCancelled):
@@ -190,7 +190,7 @@ async def test_a_retry_that_waits_for_its_time_is_not_woken_by_an_event(
 
 async def test_where_no_worker_runs_the_task_there_is_no_sleep(hire: Hire) -> None:
     async with hire() as staff:
-        id = await staff.tasks.task(delay=60).add_task(durable_tasks.effect, "x").get_task_id()
+        id = await staff.tasks.task(delay=60).add_task(step_tasks.effect, "x").get_task_id()
         await _claim_by_hand(staff.tasks, id)
         from fastedgy.queued_task.running import TaskRun
 
@@ -228,7 +228,7 @@ async def test_a_task_that_waits_again_for_something_else_has_changed(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(durable_tasks.waiting, "one")
+        ref = staff.tasks.add_task(step_tasks.waiting, "one")
         id = await ref.get_task_id()
         await reaches(connection, id, "scheduled")
         await connection.execute("UPDATE queued_task_steps SET event = 'two'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import durable_tasks  # noqa: F401
+import step_tasks  # noqa: F401
 import flow_tasks  # noqa: F401
 
 from fastedgy.app import FastEdgy

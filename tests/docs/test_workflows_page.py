@@ -1,4 +1,4 @@
-"""docs/workflows.md: its programs of chains, groups and middleware run on real workers."""
+"""docs/workflows.md: its programs run on real workers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from fastedgy.queued_task import remove_middleware
 
 PAGE = "docs/workflows.md"
 PROGRAMS = {
-    "Data flow: a task as an argument of another": "flow_data",
-    "Chains": "flow_chains",
-    "Fan-out and fan-in: groups": "flow_groups",
-    "Conditional flows: a task that returns a task": "flow_conditions",
-    "Middleware": "flow_middleware",
+    "Data flow: a task as an argument of another": "shop_data",
+    "Chains": "shop_chains",
+    "Fan-out and fan-in: groups": "shop_groups",
+    "Conditional flows: a task that returns a task": "shop_conditions",
+    "Middleware": "shop_middleware",
+    "Durable steps": "shop_steps",
+    "Sagas": "shop_sagas",
+    "Circuit breaker": "shop_breaker",
+    "Effects that happen once": "shop_keys",
 }
-COMMAND = "fastedgy queue start --app flows:app --workers 1"
+COMMAND = "fastedgy queue start --app all_shops:app --workers 1"
 
 
 def test_the_programs_do_what_they_say(
@@ -33,7 +37,7 @@ def test_the_programs_do_what_they_say(
         (tmp_path / f"{module}.py").write_text(code[heading])
     modules = list(PROGRAMS.values())
     imports = "".join(f"import {module}\n" for module in modules)
-    (tmp_path / "flows.py").write_text(f"{imports}\napp = {modules[0]}.app\n")
+    (tmp_path / "all_shops.py").write_text(f"{imports}\napp = {modules[0]}.app\n")
     url = create_database(server_url, template)
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -43,8 +47,8 @@ def test_the_programs_do_what_they_say(
             for module in modules:
                 asyncio.run(importlib.import_module(module).main())
     finally:
-        if "flow_middleware" in sys.modules:
-            remove_middleware(sys.modules["flow_middleware"].timing)
-        for module in [*modules, "flows"]:
+        if "shop_middleware" in sys.modules:
+            remove_middleware(sys.modules["shop_middleware"].timing)
+        for module in [*modules, "all_shops"]:
             sys.modules.pop(module, None)
         drop_database(server_url, url)
