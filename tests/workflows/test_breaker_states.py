@@ -8,12 +8,12 @@ from datetime import timedelta
 from uuid import uuid4
 
 import asyncpg
-import step_tasks
 import pytest
+import step_tasks
 from crew import Hire, reaches
-from step_tasks import noted
 from helpers import eventually
 from rows import TABLES, add, take
+from step_tasks import noted
 
 from fastedgy.errors import (
     CircuitOpen,

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
-import step_tasks
 import pytest
+import step_tasks
 from supervised import Supervised, reaches
 
 from fastedgy.queued_tasks import QueuedTasks

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
-import step_tasks
 import orjson
+import step_tasks
 from supervised import Supervised, enqueue, reaches
 
 

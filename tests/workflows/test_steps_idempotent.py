@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncpg
-import step_tasks
 import pytest
+import step_tasks
 from crew import Hire
 from step_tasks import faults, noted
 

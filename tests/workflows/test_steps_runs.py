@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncpg
-import step_tasks
 import pytest
+import step_tasks
 from crew import Hire, reaches
-from step_tasks import flows, noted
 from helpers import eventually
+from step_tasks import flows, noted
 
 from fastedgy.errors import InvalidStep, NotInTask, TaskFailed
 from fastedgy.queued_task import TaskContext

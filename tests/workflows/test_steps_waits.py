@@ -7,13 +7,13 @@ import time
 from uuid import UUID
 
 import asyncpg
-import step_tasks
 import httpx
 import pytest
+import step_tasks
 from crew import Hire, reaches
-from step_tasks import noted
 from rows import CHANNELS, TABLES, add, take
 from shop_app import app
+from step_tasks import noted
 
 from fastedgy.cli.task_page import task_page
 from fastedgy.errors import (

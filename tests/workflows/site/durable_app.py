@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import step_tasks  # noqa: F401
 import flow_tasks  # noqa: F401
+import step_tasks  # noqa: F401
 
 from fastedgy.app import FastEdgy
 
