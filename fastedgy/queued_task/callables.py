@@ -140,11 +140,13 @@ class TaskFunction:
         """
         if "{" not in template and "}" not in template:
             return template
+        values = self._shape.bound(args, kwargs)
         try:
-            key = clean(template.format_map(self._shape.bound(args, kwargs)))
+            key = clean(template.format_map(values))
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise InvalidOption(
-                f"{self.name}: {option}={template!r} cannot be filled: {error!r}."
+                f"{self.name}: {option}={template!r} cannot be filled: {error!r}. "
+                f"Braces may name these arguments: {', '.join(values)}."
             ) from None
         if len(key) > LONGEST_KEY:
             raise InvalidOption(

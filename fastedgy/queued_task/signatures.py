@@ -163,4 +163,4 @@ class Shape:
         if name in _OPTIONS:
             return f"{message}; options go to tasks.task({name}=…).add_task(…)"
         near = get_close_matches(str(name), [*self._positions], 1)
-        return f"{message}; did you mean {near[0]!r}?" if near else message
+        return f"{message} (did you mean {near[0]!r}?)" if near else message

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -40,3 +43,19 @@ def outcome(row: Any) -> Any:
     if error is not None:
         raise error
     return result_of(row)
+
+
+@asynccontextmanager
+async def in_time(timeout: float | None, who: str) -> AsyncIterator[None]:
+    """`asyncio.timeout`, with a TimeoutError that says what took longer than `timeout` seconds."""
+    clock = asyncio.timeout(timeout)
+    try:
+        async with clock:
+            yield
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        raise TimeoutError(
+            f"{who} not ended within {timeout:g} s, and goes on. "
+            "`fastedgy queue explain ID` says why a task does not run."
+        ) from None

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound
 from fastedgy.queued_task.encoding import loads
-from fastedgy.queued_tasks.outcome import ENDED, outcome
+from fastedgy.queued_tasks.outcome import ENDED, in_time, outcome
 from fastedgy.store import details, watch
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class QueuedTaskRef:
         """
         if self._state == "cancelled":
             raise TaskCancelled(id=self._id or UUID(int=0), name="", reason="before it was written")
-        async with asyncio.timeout(timeout):
+        async with in_time(timeout, f"Task {self._id} has" if self._id else "The task has"):
             return await self._wait()
 
     async def _wait(self) -> Any:
@@ -167,10 +167,12 @@ class QueuedTaskRef:
             )
         id = await self.get_task_id()
         if not await self._service.retry(id, tree=tree):
+            state = await self.get_state()
             raise InvalidTransition(
-                f"Task {id} cannot be retried: it is {await self.get_state()}, one of its parents "
-                "failed or was cancelled (retry that one first), or another task has its unique "
-                "key."
+                f"Task {id} cannot be retried: one of its parents failed or was cancelled (retry "
+                "that one first), or another task has its unique key."
+                if state in ("failed", "cancelled")
+                else f"Task {id} is {state}: only failed and cancelled tasks can be retried."
             )
 
     async def logs(self) -> list[details.LogRow]:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound, TaskOutcomeError
-from fastedgy.queued_tasks.outcome import ENDED, error_of, result_of
+from fastedgy.queued_tasks.outcome import ENDED, error_of, in_time, result_of
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import watch
@@ -38,7 +38,7 @@ async def wait_all(
     """
     if not refs:
         return []
-    async with asyncio.timeout(timeout):
+    async with in_time(timeout, f"Of {len(refs)} tasks, some have"):
         return await _Wait(refs, return_exceptions).run()
 
 

@@ -137,6 +137,8 @@ async def settle(
     while done or ended:
         if done:
             for row in await connection.fetch(SETTLE[tables], done):
+                if row["state"] == "waiting":
+                    continue  # for a further parent
                 if row["stands_for"] is not None:
                     ended.append(row["id"])
                 elif row["state"] == "enqueued":

@@ -15,7 +15,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.store.statements import Statement
 
 # A younger holder's claim may not be in this statement's snapshot, so for a second it counts as
-# held whatever the snapshot says.
+# held whatever the snapshot says. Who asks once more, since the answer was lost, has it already.
 TAKE = Statement("""
 WITH claim AS (
     SELECT id FROM $tasks AS task
@@ -29,6 +29,7 @@ ON CONFLICT (kind, key) DO UPDATE
    SET task_id = excluded.task_id, run = excluded.run, state = 'doing', result = NULL,
        date_created = clock_timestamp(), date_expires = excluded.date_expires
  WHERE held.date_expires <= clock_timestamp()
+    OR (held.state = 'doing' AND held.task_id = excluded.task_id AND held.run = excluded.run)
     OR (held.state = 'doing'
         AND held.date_created < statement_timestamp() - interval '1 second'
         AND NOT EXISTS (
@@ -80,7 +81,10 @@ class Held:
 async def take(
     connection: Connection, tables: Tables, key: str, *, task_id: UUID, run: int, keep: float
 ) -> bool:
-    """Hold a key for this run, to be kept for `keep` seconds. False: somebody has it, or had it."""
+    """Hold a key for this run, to be kept for `keep` seconds. False: somebody has it, or had it.
+
+    May be repeated: a run does not keep itself out.
+    """
     row = await connection.fetchrow(TAKE[tables], key, task_id, run, keep)
     return row is not None
 

@@ -29,15 +29,21 @@ MARK_OTHERS = Statement("""
 UPDATE $tasks SET has_children = true WHERE id = ANY ($1::uuid[]) AND NOT has_children
 """)
 
-# Everything that the other waits for itself, each met once. Two tasks that return each other at
-# the same time lock each other's rows: one of them is made to try again, and then sees the circle.
+# Everything that the other waits for itself, or is to wait for by now, each met once. Two tasks that
+# return each other on two workers lock each other's rows: one of them is made to try again, and then
+# sees the circle.
 CIRCLES = Statement("""
-WITH RECURSIVE up (start, id) AS (
-    SELECT given.id, given.by FROM unnest($1::uuid[], $2::uuid[]) AS given (id, by)
+WITH RECURSIVE given AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS given (id, by)
+), up (start, id) AS (
+    SELECT id, by FROM given
     UNION
-    SELECT up.start, link.parent_id
-      FROM up JOIN $tasks AS task ON task.id = up.id AND task.state || '' = 'waiting'
-      JOIN $links AS link ON link.child_id = task.id
+    SELECT up.start, next.id FROM up CROSS JOIN LATERAL (
+           SELECT link.parent_id FROM $tasks AS task JOIN $links AS link ON link.child_id = task.id
+            WHERE task.id = up.id AND task.state || '' = 'waiting'
+           UNION ALL
+           SELECT given.by FROM given WHERE given.id = up.id
+    ) AS next (id)
 )
 SELECT DISTINCT start FROM up WHERE start = id
 """)

@@ -100,7 +100,10 @@ WITH $claim, found AS (
        AND (step.date_due <= clock_timestamp() OR EXISTS (SELECT FROM found))
  RETURNING step.state, step.result
 )
-SELECT claim.id IS NOT NULL AS held, ended.state, ended.result,
+SELECT claim.id IS NOT NULL AS held,
+       -- One that had ended before: the answer that said so was lost.
+       coalesce(ended.state, nullif(step.state, 'waiting')) AS state,
+       CASE WHEN ended.state IS NULL THEN step.result ELSE ended.result END AS result,
        extract(epoch FROM step.date_due - clock_timestamp())::float8 AS remaining
   FROM (SELECT) AS one
   LEFT JOIN claim ON true

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, overload
+from uuid import UUID
 
 from asyncpg import Connection
 
@@ -22,6 +23,10 @@ T = TypeVar("T")
 
 LONGEST_KEY = 500
 DAY = 86_400.0
+
+_asking: set[tuple[UUID, int, str]] = set()
+"""Who makes an effect here at this moment, or asks for its key: task, run and key. The table does
+not tell two calls of one run from a call whose answer was lost."""
 
 
 @overload
@@ -70,6 +75,18 @@ class _Effect:
         self._keep = service.config.key_retention_days * DAY
 
     async def make(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        mine = (self._run.id, self._run.run, self._key)
+        while mine in _asking:
+            await asyncio.sleep(0.05)
+        _asking.add(mine)
+        try:
+            return await self._make(func, args, kwargs)
+        finally:
+            _asking.discard(mine)
+
+    async def _make(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         pause = 0.05

@@ -268,6 +268,20 @@ async def test_a_cancellation_of_many_is_undone(
     assert (await admin.audit())[0].action == "task.undo_cancel.ended"
 
 
+async def test_what_waits_for_a_parent_and_a_time_waits_for_both_after_an_undone_cancellation(
+    admin: QueueAdmin, connection: asyncpg.Connection
+) -> None:
+    parent = await add(connection)
+    child = await add(connection, parent, delay=3_600.0, queue="mail")
+    due = (await read(connection, child))["date_due"]
+    last = await done(admin, "cancel", TaskFilter(queue="mail"))
+
+    [_ async for _ in admin.undo(last.operation, actor="bob")]
+
+    row = await read(connection, child)
+    assert (row["state"], row["waiting_on"], row["date_due"]) == ("waiting", 1, due)
+
+
 async def test_what_was_no_cancellation_cannot_be_undone(
     admin: QueueAdmin, connection: asyncpg.Connection
 ) -> None:

@@ -94,7 +94,7 @@ async def furnish(connection: asyncpg.Connection) -> dict[str, UUID]:
         ({"schedule": "nightly"}, {"planned"}),
         ({"ids": ()}, set()),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(map(str, value))),
 )
 async def test_a_filter_finds_what_it_says(
     admin: QueueAdmin, connection: asyncpg.Connection, way: str, wanted: Any, found: set[str]

@@ -125,17 +125,21 @@ payloads = text | st.fixed_dictionaries(
 @given(payloads)
 @example('{"lanes": [["\\u0000", 1]], "due": null}')
 @example('{"lanes": [["default", 99999999999]], "due": null}')
+@example('{"lanes": [], "due": null, "gates": [["default", "x", 2147483648]]}')
 @example('{"lanes": [["\\ud800", 1]], "due": 1e308}')
 def test_whoever_notifies_on_our_channel_cannot_spoil_a_claim(payload: str) -> None:
     notifier = Notifier("postgresql://x", QueuedTaskConfig(), Counters())
     heard: list[Lane] = []
     notifier.on_lanes = heard.extend
+    gates: list[GateLane] = []
+    notifier.on_gates = gates.extend
     delays: list[float] = []
     notifier.on_due = delays.append
 
     notifier._rung(None, 0, "", payload)
     notifier._told(None, 0, "", payload)
 
+    heard += [(queue + gate, priority) for queue, gate, priority in gates]
     for queue, priority in heard:
         queue.encode()
         assert "\x00" not in queue

@@ -146,7 +146,7 @@ async def test_wait_says_that_the_result_could_not_be_stored(
 
 async def test_wait_ends_with_its_time(tasks: QueuedTasks) -> None:
     ref = tasks.add_task(send, "a")
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=rf"Task {ref.id} has not ended within 0\.1 s"):
         await ref.wait(timeout=0.1)
 
     assert await ref.get_state() == "enqueued"

@@ -233,6 +233,48 @@ async def test_a_retried_task_that_is_replaced_has_all_its_attempts(
     assert (row["attempt"], row["error_type"]) == (0, None)
 
 
+async def test_what_has_begun_and_waits_in_the_middle_is_not_replaced_but_followed(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    first = await add(tasks, 1, on_duplicate="replace")
+    [record] = await take(connection)
+    await steps.begin(
+        connection, TABLES, first, record["run"], name="charge", kind="step", position=1,
+        attempts=0, handled=(),
+    )  # fmt: skip
+    await end(connection, record, word="snoozed")
+    second = await add(tasks, 2, on_duplicate="replace")
+
+    assert second != first
+    assert (await read(connection, first))["args"] == "[1]"
+    assert (await read(connection, second))["args"] == "[2]"
+
+
+async def test_what_stands_for_another_task_is_not_replaced_but_followed(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    first = await add(tasks, 1, on_duplicate="replace")
+    [record] = await take(connection)
+    other = await tasks.add_task(mail_samples.report, 0)
+    now = time.monotonic()
+    await finish_any(
+        connection, TABLES, [Standing(first, record["run"], now, now, other.id)], channels=SILENT
+    )
+    second = await add(tasks, 2, on_duplicate="replace")
+
+    assert second != first
+    assert (await read(connection, first))["args"] == "[1]"
+    assert (await read(connection, second))["state"] == "enqueued"
+
+
+async def test_a_cleared_queue_frees_its_periods(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    first = await add(tasks, 1, unique_for=60)
+    await actions.clear(connection, TABLES)
+    assert await add(tasks, 2, unique_for=60) != first
+
+
 # What makes no sense
 
 

@@ -208,6 +208,30 @@ async def test_a_row_that_cannot_be_read_says_so_and_holds_up_nobody(
     assert (await scheduler.get("bad")).error is None
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "jitter = 1e300",
+        "task = task || '{\"priority\": \"high\"}'",
+        "task = '{}'",
+        "args = '{\"a\": 1}', task = '7'",
+        "every = 'NaN'",
+        "task = task || jsonb_build_object('queue', repeat('\u2603', 9000))",
+    ],
+)
+async def test_a_row_of_nonsense_holds_up_nobody(
+    scheduler: Scheduler, connection: asyncpg.Connection, forged: str
+) -> None:
+    for name in ("bad", "good"):
+        await scheduler.add(clock_tasks.tick, every=MINUTE, name=name)
+        await pass_by(connection, name, 1)
+    await connection.execute(f"UPDATE queued_task_schedules SET {forged} WHERE name = 'bad'")
+    firer = Firer(get_service(QueuedTasks))
+    for _ in range(2):
+        await firer.round(connection)
+    assert await connection.fetchval("SELECT fired FROM queued_task_schedules WHERE name = 'good'")
+
+
 async def test_a_projects_hooks_see_these_tasks_too(
     scheduler: Scheduler, connection: asyncpg.Connection
 ) -> None:

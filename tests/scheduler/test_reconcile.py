@@ -188,6 +188,44 @@ async def test_the_functions_own_options_are_those_of_the_present_code(
     assert await queues() == {"declared": "attic", "added": "attic", "own": "own"}
 
 
+async def test_a_start_signs_no_schedule_that_somebody_wrote_into_the_table(
+    opened: Opens, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(signing_keys=["old"]) as scheduler:
+        await scheduler.add(clock_tasks.sweep, every=HOUR, name="mine", args=("a",))
+    await connection.execute(
+        "INSERT INTO queued_task_schedules (name, function, args, task, every, next_due, signature)"
+        " SELECT each, function, '[666]', '{}', every, next_due,"
+        "        CASE WHEN each = 'forged' THEN signature END"
+        " FROM queued_task_schedules, unnest(ARRAY ['forged', 'unsigned']) AS each"
+    )
+
+    async def signatures() -> dict[str, str | None]:
+        rows = await connection.fetch("SELECT name, signature FROM queued_task_schedules")
+        return {row["name"]: row["signature"] for row in rows}
+
+    before = await signatures()
+    async with opened(signing_keys=["new", "old"]):
+        pass
+    after = await signatures()
+    assert {name for name in before if before[name] != after[name]} == {"mine"}  # by the new key
+    assert after["unsigned"] is None
+
+
+async def test_a_declared_schedule_is_signed_by_the_key_of_today(
+    opened: Opens, connection: asyncpg.Connection
+) -> None:
+    scheduled(every=HOUR, name="declared", args=("a",))(clock_tasks.sweep)
+    signatures = []
+    for key in ("old", "new"):
+        async with opened(signing_keys=[key]):
+            pass
+        signatures.append(
+            await connection.fetchval("SELECT signature FROM queued_task_schedules")
+        )
+    assert signatures[0] != signatures[1]
+
+
 def test_a_scheduled_function_is_a_task_and_keeps_the_options_that_it_has() -> None:
     async def fresh() -> None: ...
 

@@ -538,6 +538,19 @@ async def test_the_bell_for_very_many_lanes_says_to_look_everywhere(
     assert json.loads(heard)["lanes"] == []
 
 
+async def test_the_bell_for_very_long_gates_names_their_lines_only(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    tasks = [
+        new(queue="mail", limit=1, priority=n % 3, gate=f"{n}" + "☃" * 490) for n in range(27)
+    ]
+    async with listening(database_url) as ear:
+        await write(connection, *tasks, channel="queue_new_task")
+        told = json.loads(await ear.hear("queue_new_task"))
+    assert told["lanes"] == [["mail", GATED_LINE]]
+    assert not told.get("gates")
+
+
 async def test_the_bell_rings_at_the_commit(
     connection: asyncpg.Connection, database_url: str
 ) -> None:

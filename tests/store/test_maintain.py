@@ -205,3 +205,12 @@ async def test_rows_that_somebody_holds_are_pruned_another_time(
         await other.execute("SELECT FROM queued_tasks WHERE id = $1 FOR UPDATE", held)
         assert (await prune(connection))[0] == 1
     assert (await prune(connection))[0] == 1
+
+
+async def test_a_queue_with_a_name_that_no_notification_takes_holds_up_nobody(
+    connection: asyncpg.Connection,
+) -> None:
+    ids = [await add(connection, delay=60.0, queue=queue) for queue in ("mail", "\x01" * 2_000)]
+    for id in ids:
+        await due_since(connection, id, 1)
+    assert (await promote(connection)).moved == 2

@@ -110,7 +110,7 @@ async def test_a_group_tells_of_its_first_failure_or_of_all(hire: Hire) -> None:
         made = group(staff.tasks, (give, 1), break_, slow, (break_, "worse"))
         with pytest.raises(TaskFailed, match="no such file|worse"):
             await made.wait(timeout=20)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"Of 4 tasks, some have not ended within 0\.05 s"):
             await made.wait(timeout=0.05, return_exceptions=True)
         flow_tasks.gates["group"].set()
         one, failed, three, worse = await made.wait(timeout=20, return_exceptions=True)

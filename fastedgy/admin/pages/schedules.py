@@ -118,7 +118,7 @@ async def _edit(
         problem = str(error)
     return site.page(
         request, "schedule_edit.html", who, schedule=schedule, times=times, problem=problem,
-        given=given or _as_given(schedule), previewed=given is not None, kinds=_KINDS, stream=None,
+        given=given or _as_given(schedule), previewed=given is not None, stream=None,
     )  # fmt: skip
 
 

@@ -154,7 +154,6 @@ class Site:
             version=_version(),
             now=datetime.now(UTC),
             flash=_flash(request),
-            query_string=request.url.query,
             **values,
         )  # fmt: skip
         return HTMLResponse(text, status, {**HEADERS, **(headers or {})})

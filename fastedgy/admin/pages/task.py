@@ -1,6 +1,7 @@
 """The page of one task, and what can be done to it there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,15 +14,17 @@ from fastedgy.admin.pages.site import Site, back
 from fastedgy.admin.pages.words import clock, moment, span
 from fastedgy.admin.service import QueueAdmin
 from fastedgy.admin.trigger import trigger
-from fastedgy.admin.types import TaskDetails
+from fastedgy.admin.types import LogRow, TaskDetails
 from fastedgy.dependencies import Inject
 from fastedgy.errors import InvalidOption, InvalidTransition
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.store.calls import stored_call
+from fastedgy.store.details import last_logs
 from fastedgy.store.find import ENDED
 
 LEVELS = ("debug", "info", "warning", "error")
 LINES = 300
+BEGINNING = "begin"
 RELATIVES = 500
 SOURCE = "page"
 _UNSTARTED = {"scheduled", "waiting", "enqueued"}
@@ -45,10 +48,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
         level = level if level in LEVELS else "debug"
         details = await admin.get_task_details(id)
         explanation = await admin.explain(id)
-        logs = await admin.get_task_logs(
-            id, after=_place(after), limit=LINES + 1, level=None if level == "debug" else level
-        )
-        shown = logs[:LINES]
+        lines = await _lines(admin, id, level, after)
         drawing, members, truncated = None, 0, False
         if details.parent_count or details.children_by_state:
             tree = await admin.get_tree(id, limit=RELATIVES)
@@ -59,7 +59,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
         ended = details.state in ENDED
         return site.page(
             request, "task.html", who, task=details, explanation=explanation,
-            logs=shown, more_logs=f"{shown[-1].run}.{shown[-1].seq}" if len(logs) > LINES else "",
+            lines=lines,
             level=level, levels=LEVELS, started=started_at(details),
             progress=_progress(context), stage=_text(context.get("stage")),
             timeline=events_of(details), bars=bars,
@@ -138,6 +138,27 @@ def add_routes(router: APIRouter, site: Site) -> None:
         return _done(request, id, "delete", False)
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Log lines. `earlier`: there are others before them; `next`: where those after them begin."""
+
+    shown: Sequence[LogRow]
+    earlier: bool = False
+    next: str = ""
+
+
+async def _lines(admin: QueueAdmin, id: UUID, level: str, after: str) -> Lines:
+    """The last lines, so that a long log is followed at its end; or from a place or level on."""
+    if level == "debug" and not after:
+        async with admin.connection() as connection:
+            last = await last_logs(connection, admin.tables, id, limit=LINES + 1)
+        return Lines(last[-LINES:], earlier=len(last) > LINES)
+    least = None if level == "debug" else level
+    found = await admin.get_task_logs(id, after=_place(after), limit=LINES + 1, level=least)
+    shown = found[:LINES]
+    return Lines(shown, next=f"{shown[-1].run}.{shown[-1].seq}" if len(found) > LINES else "")
+
+
 def _done(request: Request, id: UUID, did: str, well: bool) -> Response:
     return back(request, f"/tasks/{id}", did=did, n=None if well else 0, what="This task")
 
@@ -186,7 +207,7 @@ def _text(value: object) -> str:
 def _place(after: str) -> tuple[int, int]:
     """Where a page of log lines begins. Raises InvalidOption."""
     run, dot, seq = after.partition(".")
-    if not after:
+    if after in ("", BEGINNING):
         return -1, -1
     if not (dot and run.isdecimal() and seq.isdecimal() and len(after) < 20):
         raise InvalidOption(f"after={after[:50]!r} is no place in a log.")

@@ -197,6 +197,27 @@ def test_arguments_that_are_redacted_are_on_no_page(board: Board, ann: httpx.Cli
         assert "s3cret-of-ann" not in ann.get(path).text
 
 
+def test_a_long_log_is_shown_from_its_end_and_read_from_its_beginning(
+    board: Board, ann: httpx.Client
+) -> None:
+    id = board.add("send_email", "ann@example.org", "Welcome")
+    board.reaches(id, "done")
+    board.fetch(
+        "INSERT INTO queued_task_logs (logged_at, task_id, run, seq, level, logger, message)"
+        " SELECT clock_timestamp(), $1, 9, n, 'debug', 'x', 'line ' || n"
+        " FROM generate_series(1, 700) AS n",
+        id,
+    )
+    path = f"/tasks/{id}"
+    last = ann.get(path).text
+    assert ("line 700<" in last, "line 401<" in last, "line 400<" in last) == (True, True, False)
+    first = ann.get(path, params={"after": "begin"}).text
+    assert ("line 299<" in first, "line 300<" in first) == (True, False)
+    assert "?after=9.299" in first
+    assert "line 300<" in ann.get(path, params={"after": "9.299"}).text
+    assert ann.get(path, params={"after": "x"}).status_code == 400
+
+
 def test_a_piece_of_an_id_opens_its_task(board: Board, ann: httpx.Client) -> None:
     id = board.add("send_email", "ann@example.org", "Welcome")
 

@@ -90,9 +90,9 @@ function morphChildren(old, fresh) {
 }
 
 // Live: the server tells that something has changed, and the page fetches itself again, at most
-// once a second, and never while it is hidden or paused.
+// once a second (the overview, every two), and never while it is hidden or paused.
 const live = { source: null, timer: 0, last: 0, busy: false, paused: false, failed: 0 };
-const PAUSE = 1000;
+const PAUSE = Number(body.dataset.pace || 1000);
 const WITHOUT_EVENTS = 5000;
 const LAST_EVENTS = ["result", "gone"];
 const EVENTS = ["overview", "tasks", "reset", "attempt", "log", "progress", "state", ...LAST_EVENTS];

@@ -66,8 +66,8 @@ async def batch_generate_reports(
     reports: list[QueuedTaskRef] = []
     for number, spec in enumerate(report_specs):
         before = reports[-1] if reports and not parallel else None
-        report = tasks.task(parent=before, on_parent_failure="run").add_task(
-            generate_and_deliver_report, **dict(spec), report_id=f"{_me()}-{number}"
+        report = tasks.task(on_parent_failure="run").add_task(
+            generate_and_deliver_report, **dict(spec), report_id=f"{_me()}-{number}", parent=before
         )
         reports.append(report)
     return tasks.add_task(summarize, reports)
