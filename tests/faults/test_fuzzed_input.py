@@ -24,6 +24,7 @@ from fastedgy.database_url import parse_url
 from fastedgy.errors import ConfigurationError
 from fastedgy.ids import new_id
 from fastedgy.store.claim import Lane
+from fastedgy.store.gates import GateLane
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.notifier import Notifier
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import asyncpg
 import mail_samples
 import pytest
-from rows import TABLES, WORKER, change, count, read, take
+from rows import TABLES, WORKER, change, count, end, read, take
 
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
 from fastedgy.errors import DuplicateTask, InvalidOption
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.store import actions, steps
+from fastedgy.store.finish import finish_any
+from fastedgy.store.notify import SILENT
+from fastedgy.store.outcomes import Standing
 
 
 @pytest.fixture(autouse=True)

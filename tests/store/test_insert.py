@@ -38,6 +38,7 @@ from fastedgy.store.finish import finish_done
 from fastedgy.store.insert import CHUNK
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
+from fastedgy.store.statements import GATED_LINE
 from fastedgy.store.unique import Holder, find_holders
 
 LATER = datetime.now(UTC) + timedelta(days=1)

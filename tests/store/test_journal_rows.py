@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import asyncpg
-from rows import TABLES, add_taken
+import json
+import time
 
-from fastedgy.store import events, keys, steps
+import asyncpg
+from rows import CHANNELS, TABLES, add_taken, listening
+
+from fastedgy.store import events, keys, outcomes, steps
+from fastedgy.store.finish import finish_any
 
 
 async def wait(connection: asyncpg.Connection, record: asyncpg.Record, event: str) -> None:
@@ -35,3 +39,17 @@ async def test_a_run_that_takes_its_key_once_more_has_it(connection: asyncpg.Con
     assert not await keys.take(
         connection, TABLES, "key", task_id=other["id"], run=other["run"], keep=60
     )
+
+
+async def test_workers_hear_of_a_task_whose_event_came_while_it_was_suspended(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    record = await add_taken(connection)
+    await wait(connection, record, "paid")
+    await events.send(connection, TABLES, "paid", "7", channel=None)
+    now = time.monotonic()
+    suspended = outcomes.suspended(record["id"], record["run"], now, now, 60.0)
+    async with listening(database_url) as ear:
+        await finish_any(connection, TABLES, [suspended], channels=CHANNELS)
+        told = json.loads(await ear.hear("queue_new_task"))
+    assert told["lanes"] == [[record["queue"], 0]]

@@ -1,0 +1,100 @@
+"""One turn of the fetcher, and one passage through the gates: what they leave in the line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from rows import TABLES, WORKER, add
+
+from fastedgy.config import QueuedTaskConfig
+from fastedgy.store import events, queues
+from fastedgy.store.gates import GateLane
+from fastedgy.store.notify import SILENT
+from fastedgy.worker.counters import Counters
+from fastedgy.worker.fetcher import Fetcher
+from fastedgy.worker.lanes import BEGINNING
+from fastedgy.worker.passage import pass_gates
+from fastedgy.worker.pruning import Pruner
+from fastedgy.worker.wire import Wire
+
+
+class Slots:
+    """Stands for an executor with so many free slots."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.taken: list[Any] = []
+        self.queued = 0
+
+    def room(self) -> int:
+        return self.free - len(self.taken)
+
+    def accept(self, rows: list[Any], *, first: bool = False) -> None:
+        self.taken += rows
+
+
+@pytest.fixture
+async def wire(database_url: str) -> AsyncIterator[Wire]:
+    opened = Wire(database_url, QueuedTaskConfig(), Counters(), "test")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(autouse=True)
+async def clean_settings(connection: asyncpg.Connection) -> None:
+    for table in (TABLES.queues, TABLES.gates, TABLES.keys, TABLES.events):
+        await connection.execute(f"DELETE FROM {table}")
+
+
+@pytest.mark.parametrize("free", [1, 4])
+async def test_a_look_at_the_gates_leaves_no_slot_empty_while_plain_tasks_wait(
+    wire: Wire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(random, "getrandbits", lambda bits: 0)
+    for _ in range(10):
+        await add(connection)
+    slots: Any = Slots(free)
+    fetcher = Fetcher(wire, TABLES, uuid4(), QueuedTaskConfig(), SILENT, Counters(), slots, slots, ())
+    for _ in range(10):
+        if slots.room() == 0 or not await fetcher._turn():
+            break
+    assert len(slots.taken) == free
+
+
+async def test_a_limit_of_a_queue_counts_for_gates_that_were_free_before(
+    connection: asyncpg.Connection,
+) -> None:
+    for _ in range(10):
+        await add(connection, limit=1_000, gate="key")
+    await queues.set_limits(connection, TABLES, "default", max_running=2, rate=None, actor="ann")
+    lane = GateLane("default", "key", 0)
+    passage = await pass_gates(
+        connection, TABLES, worker_id=WORKER, lanes=[(lane, BEGINNING)], limited={},
+        limited_queues=frozenset({"default"}), free={lane: 1_000}, room=10,
+    )  # fmt: skip
+    assert len(passage.rows) == 2
+
+
+async def test_whatever_is_over_is_thrown_away_in_one_round(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(
+        f"INSERT INTO {TABLES.keys} (kind, key, state, date_expires)"
+        " SELECT 'unique', n::text, 'done', now() - interval '1 s' FROM generate_series(1, 2500) AS n"
+    )
+    await connection.execute(
+        f"INSERT INTO {TABLES.events} (key, date_sent)"
+        " SELECT n::text, now() - interval '1 year' FROM generate_series(1, 2500) AS n"
+    )
+    await events.send(connection, TABLES, "young", "1", channel=None)
+    pruner = Pruner(TABLES, QueuedTaskConfig(), Counters())
+    for _ in range(20):
+        if not await pruner.chunk(connection):
+            break
+    assert await connection.fetchval(f"SELECT count(*) FROM {TABLES.keys}") == 0
+    assert await connection.fetchval(f"SELECT array_agg(key) FROM {TABLES.events}") == ["young"]
