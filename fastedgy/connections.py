@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.database import connect, is_closed, lost, normalize_url
 from fastedgy.database_url import parse_url
-from fastedgy.errors import DatabaseUnavailable
+from fastedgy.errors import DatabaseUnavailable, SchemaOutdated
 
 if TYPE_CHECKING:
     import asyncpg
@@ -60,7 +60,8 @@ class Connections:
         """A connection, for statements of the engine.
 
         A connection that is lost meanwhile, or a statement that takes longer than
-        `QUEUE_STATEMENT_TIMEOUT`, raises DatabaseUnavailable.
+        `QUEUE_STATEMENT_TIMEOUT`, raises DatabaseUnavailable; tables or columns that are not there
+        raise SchemaOutdated: scripts check nothing when they start.
         """
         connection = await self._take()
         try:
@@ -70,6 +71,13 @@ class Connections:
             connection.terminate()
             raise
         except Exception as error:
+            import asyncpg
+
+            if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+                raise SchemaOutdated(
+                    f"The queue's tables are not in this database, or of another release: {error}. "
+                    "Run `fastedgy db migrate`."
+                ) from error
             if not lost(error, connection):
                 raise
             # A frozen server would not even answer a clean-up.

@@ -36,6 +36,7 @@ from fastedgy.errors import (
     ConfigurationError,
     DatabaseTooOld,
     DatabaseUnavailable,
+    SchemaOutdated,
 )
 
 SETTINGS = Settings()
@@ -364,9 +365,18 @@ async def test_a_statement_that_hangs_counts_as_lost(connections: Connections) -
 
 
 async def test_a_statement_that_is_wrong_is_its_own_error(connections: Connections) -> None:
-    with pytest.raises(asyncpg.UndefinedTableError):
+    with pytest.raises(asyncpg.DivisionByZeroError):
         async with connections.acquire() as connection:
-            await connection.execute("SELECT * FROM not_there")
+            await connection.execute("SELECT 1 / 0")
+
+
+@pytest.mark.parametrize("wrong", ["* FROM queued_tasks", "not_there FROM pg_class"])
+async def test_tables_that_are_not_there_are_told_with_the_cure(
+    connections: Connections, wrong: str
+) -> None:
+    with pytest.raises(SchemaOutdated, match="does not exist. Run `fastedgy db migrate`"):
+        async with connections.acquire() as connection:
+            await connection.execute(f"SELECT {wrong}")
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:

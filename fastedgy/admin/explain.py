@@ -52,7 +52,8 @@ async def explain(
             found += await _at_its_gate(connection, tables, facts, before)
             position = before + 1
             expected = await _expected(connection, tables, facts, found, before, workers)
-            found += reasons.line(facts, before, expected, workers)
+            held = any(reason.holds for reason in found)
+            found += reasons.line(facts, before, expected, workers, held=held)
             if not any(reason.holds for reason in found):
                 locker = await store.read_locker(connection, tables, id)
                 found = [*([reasons.locked(locker)] if locker else []), *found]

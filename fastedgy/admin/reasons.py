@@ -155,15 +155,19 @@ def free_slots(facts: Facts, workers: Sequence[WorkerRow]) -> int:
 
 
 def line(
-    facts: Facts, before: int, expected: float | None, workers: Sequence[WorkerRow]
+    facts: Facts, before: int, expected: float | None, workers: Sequence[WorkerRow], *, held: bool
 ) -> list[Reason]:
-    """Its place in the line, and whether there is room at the end of it."""
+    """Its place in the line, and whether there is room at the end of it. `held`: by something."""
     if not any(worker.serves(facts.queue) for worker in workers):
         return []
     position = before + 1
     place = f"beyond position {MOST:,}" if before >= MOST else f"position {position:,}"
-    waited = duration(facts.now - facts.date_enqueued) if facts.date_enqueued else "?"
-    details = {"position": position, "waited_seconds": waited, "expected_seconds": expected}
+    waited = facts.now - facts.date_enqueued if facts.date_enqueued else None
+    details = {
+        "position": position,
+        "waited_seconds": waited.total_seconds() if waited is not None else None,
+        "expected_seconds": expected,
+    }
     if facts.suspect:
         return [
             Reason(
@@ -188,8 +192,8 @@ def line(
     return [
         Reason(
             "in_line",
-            f"Nothing holds it: {place} in the line of queue {facts.queue}{soon}; it has waited "
-            f"{waited}.",
+            f"{'Its place' if held else 'Nothing holds it'}: {place} in the line of queue "
+            f"{facts.queue}{soon}; it has waited {duration(waited)}.",
             None, holds=False, details=details,
         )
     ]  # fmt: skip

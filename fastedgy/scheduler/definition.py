@@ -165,13 +165,18 @@ def seal(row: ScheduleRow, service: QueuedTasks) -> None:
 
 def signature_for(row: ScheduleRow, id: UUID, keys: Sequence[str]) -> str | None:
     """The signature of a task of this schedule. None where nobody signs, or nobody signed it."""
-    if not keys:
-        return None
+    if not keys or not is_sealed(row, keys):
+        return None  # the worker that is to run it says so, in the task
+    return sign(keys, id, row.function, row.args, row.kwargs)
+
+
+def is_sealed(row: ScheduleRow, keys: Sequence[str]) -> bool:
+    """Whether somebody with one of `keys` signed what the row runs."""
     try:
         verify(keys, row.signature, _id_of(row.name), row.function, row.args, row.kwargs)
     except SignatureRefused:
-        return None  # the worker that is to run it says so, in the task
-    return sign(keys, id, row.function, row.args, row.kwargs)
+        return False
+    return True
 
 
 def _id_of(name: str) -> UUID:

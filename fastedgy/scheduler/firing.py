@@ -15,6 +15,7 @@ from asyncpg import Connection
 from fastedgy.errors import FastEdgyError
 from fastedgy.ids import new_ids
 from fastedgy.queued_task import hooks
+from fastedgy.queued_task.encoding import clean
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.queued_tasks.writing import TaskDraft
 from fastedgy.scheduler.definition import signature_for, spec_of
@@ -22,6 +23,7 @@ from fastedgy.scheduler.plan import delayed, plan
 from fastedgy.store import firing as store
 from fastedgy.store.firing import Fired, Firing, NewRun
 from fastedgy.store.newtask import NewTask
+from fastedgy.store.outage import is_outage
 from fastedgy.store.schedules import ScheduleRow
 
 logger = logging.getLogger("fastedgy.scheduler")
@@ -29,7 +31,8 @@ logger = logging.getLogger("fastedgy.scheduler")
 AT_ONCE = 100
 """Schedules of one round."""
 LEAVE_ALONE = 60.0
-"""Seconds for which this worker leaves a schedule alone that it cannot read."""
+"""Seconds for which this worker leaves a schedule alone that it cannot read, or fire."""
+LONGEST_TROUBLE = 2_000
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class Firer:
 
     async def round(self, connection: Connection) -> Round:
         """Fire what is due, up to 100 schedules."""
-        tables, channel = self._service._tables, self._service._channels.tasks
+        tables = self._service._tables
         now = time.monotonic()
         self._unreadable = {name: at for name, at in self._unreadable.items() if at > now}
         rows, clock = await store.look(
@@ -67,10 +70,7 @@ class Firer:
                 firings.append(made)
         fired = Fired()
         if firings:
-            drafts = await before(firings)
-            fired = await store.fire(
-                connection, tables, [made for made, _ in drafts], channel=channel
-            )
+            drafts, fired = await self._fire(connection, firings)
             await after(drafts, fired)
             _tell(fired)
         nexts = [row.next_due for row in rows if row.next_due is not None and row.next_due > clock]
@@ -88,11 +88,41 @@ class Firer:
         """What a schedule gives; None for one that cannot be read here, which says so itself."""
         try:
             return firing_of(row, clock, self._service)
-        except FastEdgyError as error:
-            self._unreadable[row.name] = time.monotonic() + LEAVE_ALONE
-            logger.error("The schedule %s cannot be fired: %s", row.name, error)
-            await store.note_trouble(connection, self._service._tables, row.name, str(error))
+        except Exception as error:  # whatever stands in a row holds up no other one
+            await self._leave_alone(connection, row, error)
             return None
+
+    async def _fire(
+        self, connection: Connection, firings: list[Firing]
+    ) -> tuple[list[tuple[Firing, list[TaskDraft]]], Fired]:
+        """Fire these together; one by one where one of them, or a hook, does not let them."""
+        tables, channel = self._service._tables, self._service._channels.tasks
+        try:
+            drafts = await before(firings)
+            made = [each for each, _ in drafts]
+            return drafts, await store.fire(connection, tables, made, channel=channel)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(firings) == 1:
+                await self._leave_alone(connection, firings[0].row, error)
+                return [], Fired()
+        every, fired = [], Fired()
+        for each in firings:
+            drafts, one = await self._fire(connection, [each])
+            every += drafts
+            fired.add(one)
+        return every, fired
+
+    async def _leave_alone(
+        self, connection: Connection, row: ScheduleRow, error: Exception
+    ) -> None:
+        self._unreadable[row.name] = time.monotonic() + LEAVE_ALONE
+        why = str(error) if isinstance(error, FastEdgyError) else f"{type(error).__name__}: {error}"
+        logger.error("The schedule %s cannot be fired: %s", row.name, why)
+        await store.note_trouble(
+            connection, self._service._tables, row.name, clean(why, LONGEST_TROUBLE)
+        )
 
     def _next_in(self, nexts: list[datetime], clock: datetime, *, full: bool) -> float | None:
         if full:

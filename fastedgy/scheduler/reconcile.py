@@ -22,7 +22,7 @@ from fastedgy.queued_task.functions import resolve
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.scheduler.actions import Desk, Hand
 from fastedgy.scheduler.declared import Declaration, declarations
-from fastedgy.scheduler.definition import TIMES, Call, begin, put_terms, words_of
+from fastedgy.scheduler.definition import TIMES, Call, begin, is_sealed, put_terms, words_of
 from fastedgy.store import schedules
 from fastedgy.store.schedules import ScheduleRow
 
@@ -167,11 +167,17 @@ def _stale(row: ScheduleRow, wanted: ScheduleRow) -> bool:
     """Whether the function's own options, or the signing key, are others than at the last start."""
     mine, new = words_of(row), words_of(wanted)
     same_call = all(mine[word] == new[word] for word in _CALLED)
-    return same_call and (row.task, bool(row.signature)) != (wanted.task, bool(wanted.signature))
+    return same_call and (row.task, row.signature) != (wanted.task, wanted.signature)
 
 
 def _refreshed(row: ScheduleRow, service: QueuedTasks) -> ScheduleRow | None:
-    """A row that was added at run time, as its function's options are now. None: nothing is new."""
+    """A row that was added at run time, as its function's options are now. None: nothing is new.
+
+    What nobody signed, where tasks are signed, stays as it is: this process did not make it.
+    """
+    keys = service.config.signing_keys
+    if keys and not is_sealed(row, keys):
+        return None
     try:
         function = resolve(row.function, service.config)
         fresh = replace(row)
@@ -179,8 +185,9 @@ def _refreshed(row: ScheduleRow, service: QueuedTasks) -> ScheduleRow | None:
         call.put_into(fresh, service)
     except FastEdgyError:  # not in this process, or not any more: its tasks say so
         return None
-    changed = (fresh.task, bool(fresh.signature)) != (row.task, bool(row.signature))
-    return fresh if changed else None
+    if not keys:
+        fresh.signature = row.signature  # of use to those who have keys
+    return fresh if (fresh.task, fresh.signature) != (row.task, row.signature) else None
 
 
 def _gone(row: ScheduleRow) -> bool:

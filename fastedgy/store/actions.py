@@ -113,6 +113,9 @@ WITH gone AS (
     DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
 ), unstepped AS (
     DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
+), unheld AS (
+    -- What was cancelled holds no period, and without its row nobody could tell.
+    DELETE FROM $keys AS held USING gone WHERE held.kind = 'unique' AND held.task_id = gone.id
 )
 SELECT count(*)::integer FROM gone
 """)

@@ -10,7 +10,7 @@ from uuid import UUID
 from asyncpg import Connection, UniqueViolationError
 
 from fastedgy.models.tables import Tables
-from fastedgy.store import actions
+from fastedgy.store import actions, trees
 from fastedgy.store.maintain import DELETED, NOT_NEEDED
 from fastedgy.store.notify import Channels, ring
 from fastedgy.store.statements import LANE, Statement
@@ -46,13 +46,29 @@ WITH old AS (
 SELECT id FROM gone
 """)
 
-# `state || ''` keeps the planner off the index on cancelled tasks: the ids are what is known.
+# `state || ''` keeps the planner off the index on cancelled tasks: the ids are what is known. What
+# has to wait for a parent, too, is retried like all others, and put off again by LATER.
 RESTORE = Statement("""
-UPDATE $tasks
-   SET state = 'scheduled', cancel_requested = false, date_ended = NULL, error_type = NULL,
-       error_message = NULL, error_traceback = NULL
+UPDATE $tasks AS task
+   SET state = 'scheduled', waiting_on = 0, cancel_requested = false, date_ended = NULL,
+       error_type = NULL, error_message = NULL, error_traceback = NULL
  WHERE id = ANY ($1::uuid[]) AND state || '' = 'cancelled' AND date_due > clock_timestamp()
+   AND NOT EXISTS (
+       SELECT FROM $links AS link JOIN $tasks AS parent ON parent.id = link.parent_id
+        WHERE link.child_id = task.id AND parent.state <> 'done'
+          AND NOT (task.on_parent_failure = 'run' AND parent.state IN ('failed', 'cancelled')))
 RETURNING id
+""")
+
+DUES = Statement("""
+SELECT id, date_due FROM $tasks
+ WHERE id = ANY ($1::uuid[]) AND state || '' = 'cancelled' AND date_due > clock_timestamp()
+""")
+
+LATER = Statement("""
+UPDATE $tasks AS task SET date_due = due.at
+  FROM unnest($1::uuid[], $2::timestamptz[]) AS due (id, at)
+ WHERE task.id = ANY (ARRAY [due.id]) AND task.state || '' = 'waiting'
 """)
 
 
@@ -99,7 +115,13 @@ async def restore(
     """
     async with connection.transaction():
         back = await _reschedule(connection, tables, ids)
+        concerned = await trees.broken(connection, tables, ids)
+        dues = await connection.fetch(DUES[tables], concerned)
         again = await actions.retry(connection, tables, ids, tree=True, channels=channels)
+        if dues:
+            await connection.execute(
+                LATER[tables], [row["id"] for row in dues], [row["date_due"] for row in dues]
+            )
     return [*back, *again]
 
 

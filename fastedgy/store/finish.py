@@ -238,7 +238,9 @@ async def finish_any(
     suspended = [outcome.id for outcome in outcomes if outcome.word == "suspended"]
     if suspended:
         # After the commit: an event that was sent until then is seen here, a later one wakes.
-        finished.again |= await wake_tasks(connection, tables, suspended)
+        woken = await wake_tasks(connection, tables, suspended)
+        await ring(connection, channels.tasks, {lane for lane in woken if not serves(lane[0])})
+        finished.again |= woken
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
     finished.fenced = await _fenced(

@@ -15,6 +15,7 @@ import orjson
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.notify import BYTES_PER_PAYLOAD
 from fastedgy.store.schedules import COLUMNS, ScheduleRow, row_of
 from fastedgy.store.statements import LANE, Statement
 
@@ -114,13 +115,18 @@ WITH given AS (
            schedule.missed_because
 ), lane AS (
     SELECT DISTINCT queue, priority FROM new WHERE state = 'enqueued'
+), named AS (
+    SELECT lanes, number > 50 OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD} AS too_many
+      FROM (SELECT coalesce(jsonb_agg(jsonb_build_array(queue, priority)), '[]') AS lanes,
+                   count(*) AS number
+              FROM lane) AS counted
 ), told AS MATERIALIZED (
     SELECT pg_notify($14::text, jsonb_build_object(
-               'lanes', CASE WHEN (SELECT count(*) FROM lane) > 50 THEN '[]'::jsonb ELSE
-                        coalesce((SELECT jsonb_agg(jsonb_build_array(queue, priority)) FROM lane),
-                                 '[]') END,
+               'lanes', CASE WHEN too_many THEN '[]' ELSE lanes END,
+               'all', too_many,
                'due', (SELECT extract(epoch FROM min(date_due) - clock_timestamp()) FROM new
                         WHERE state = 'scheduled'))::text)
+      FROM named
      WHERE $14::text IS NOT NULL AND EXISTS (SELECT FROM new)
 )
 SELECT moved.*, (SELECT count(*) FROM told) AS told,
@@ -167,6 +173,12 @@ class Fired:
     ids: dict[str, list[UUID]] = field(default_factory=dict)
     missed: dict[str, tuple[int, str]] = field(default_factory=dict)
     lanes: set[tuple[str, int]] = field(default_factory=set)
+
+    def add(self, more: Fired) -> None:
+        """Take in what became of others."""
+        self.ids |= more.ids
+        self.missed |= more.missed
+        self.lanes |= more.lanes
 
 
 async def look(

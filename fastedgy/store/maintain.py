@@ -15,6 +15,7 @@ from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.conditions import DUE
+from fastedgy.store.notify import BYTES_PER_PAYLOAD
 from fastedgy.store.statements import LANE, Statement
 
 PROMOTE = Statement(f"""
@@ -29,11 +30,13 @@ WITH moved AS (
  RETURNING queue, {LANE}
 ), lane AS (
     SELECT queue, priority, count(*) AS tasks FROM moved GROUP BY queue, priority
+), named AS (
+    SELECT jsonb_agg(jsonb_build_array(queue, priority)) AS lanes, count(*) AS number FROM lane
 ), told AS MATERIALIZED (
     SELECT pg_notify($2::text, jsonb_build_object(
-               'lanes', CASE WHEN count(*) > 50 THEN '[]'
-                        ELSE jsonb_agg(jsonb_build_array(queue, priority)) END)::text)
-      FROM lane WHERE $2::text IS NOT NULL HAVING count(*) > 0
+               'lanes', CASE WHEN number > 50 OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD}
+                             THEN '[]' ELSE lanes END)::text)
+      FROM named WHERE $2::text IS NOT NULL AND number > 0
 )
 SELECT coalesce((SELECT sum(tasks) FROM lane), 0)::integer AS moved,
        ARRAY (SELECT queue FROM lane ORDER BY queue, priority) AS queues,

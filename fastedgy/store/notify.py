@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 from asyncpg import Connection
 
 from fastedgy.config import QueuedTaskConfig
+from fastedgy.store.statements import GATED_LINE
 
 # A payload has 8,000 bytes at most; an id takes 37.
 IDS_PER_PAYLOAD = 200
@@ -59,15 +60,20 @@ def lanes_payload(
 ) -> str:
     """What a bell says: the lanes that got work, and in how many seconds the next task is due.
 
-    At most 50 lanes are named; an empty list means "look everywhere". `gates` are lanes behind
-    gates by queue, gate and priority; with too many of them, say `GATED_LINE` of their queues.
+    At most 50 lanes are named; an empty list alone, or `all`, means "look everywhere". `gates` are
+    lanes behind gates by queue, gate and priority; where they do not fit, `GATED_LINE` of their
+    queues stands for them.
     """
-    named = sorted(lanes)
-    if len(named) > 50 or sum(len(queue) for queue, _ in named) > 4_000:
-        named = []
+    bell: dict[str, Any] = {"lanes": sorted(lanes), "due": due}
     if gates:
-        return orjson.dumps({"lanes": named, "due": due, "gates": sorted(gates)}).decode()
-    return orjson.dumps({"lanes": named, "due": due}).decode()
+        payload = orjson.dumps(bell | {"gates": sorted(gates)})
+        if len(lanes) <= 50 and len(payload) <= BYTES_PER_PAYLOAD:
+            return payload.decode()
+        bell["lanes"] = sorted({*lanes, *((queue, GATED_LINE) for queue, _, _ in gates)})
+    payload = orjson.dumps(bell)
+    if len(bell["lanes"]) > 50 or len(payload) > BYTES_PER_PAYLOAD:
+        return orjson.dumps({"lanes": [], "due": due, "all": True}).decode()
+    return payload.decode()
 
 
 async def ring(

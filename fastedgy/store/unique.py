@@ -18,11 +18,19 @@ from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import Channels, lanes_payload
 from fastedgy.store.statements import LANE, Statement
 
-HOLDERS = Statement("""
-SELECT unique_key, id, state FROM $tasks
+# One that waits in the middle of its work has begun: another call in its place would go on with the
+# steps that it has made, or end with what it has returned.
+_BEGUN = """(task.state || '' = 'doing' OR task.stands_for IS NOT NULL
+             OR EXISTS (SELECT FROM $steps AS step WHERE step.task_id = task.id))"""
+
+HOLDERS = Statement(
+    """
+SELECT unique_key, id, CASE WHEN $begun THEN 'doing' ELSE state END AS state FROM $tasks AS task
  WHERE unique_key = ANY ($1::text[])
    AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
-""")
+""",
+    begun=_BEGUN,
+)
 
 # In the order of the keys, so that two flushes with the same keys do not wait for each other. Who
 # comes at the same moment waits for the other's commit, and then sees its row. A task that was
@@ -48,10 +56,14 @@ LET_GO = Statement("""
 DELETE FROM $keys WHERE kind = 'unique' AND key = ANY ($1::text[]) AND task_id = ANY ($2::uuid[])
 """)
 
-TAKE_OVER = Statement("""
-UPDATE $tasks SET unique_key = NULL
- WHERE unique_key = ANY ($1::text[]) AND state = 'doing'
-""")
+TAKE_OVER = Statement(
+    """
+UPDATE $tasks AS task SET unique_key = NULL
+ WHERE unique_key = ANY ($1::text[]) AND state IN ('scheduled', 'waiting', 'enqueued', 'doing')
+   AND $begun
+""",
+    begun=_BEGUN,
+)
 
 # The same row with another call: who waits for it, and what waits for it, gets that one's result.
 # It keeps its place in the line unless it goes to another line.
@@ -76,17 +88,18 @@ UPDATE $tasks AS task
   FROM (SELECT coalesce($22::timestamptz,
                         clock_timestamp() + $23::float8 * interval '1 second') AS at) AS due
  WHERE task.id = $1 AND task.unique_key = $2
-   AND task.state IN ('scheduled', 'waiting', 'enqueued')
+   AND task.state IN ('scheduled', 'waiting', 'enqueued') AND NOT $begun
 RETURNING task.id, task.state, task.queue, $lane,
           extract(epoch FROM task.date_due - clock_timestamp())::float8 AS due
 """,
+    begun=_BEGUN,
     lane=LANE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The unfinished task that has a key."""
+    """The unfinished task that has a key. `state` is "doing" for all that have begun."""
 
     id: UUID
     state: str
@@ -127,7 +140,7 @@ async def let_go(
 
 
 async def take_over(connection: Connection, tables: Tables, keys: Sequence[str]) -> None:
-    """Take keys away from tasks that run."""
+    """Take keys away from tasks that have begun."""
     await connection.execute(TAKE_OVER[tables], list(keys))
 
 

@@ -198,6 +198,7 @@ class Fetcher:
         rung, self._rung = self._rung, False
         lanes = self._lanes.in_turn()
         rows = []
+        limit = room
         passing = self._gates.due(now)
         if lanes:
             # Half of the room is for those with gates, if there are any; of one slot every other.
@@ -212,7 +213,8 @@ class Fetcher:
         passed = await self._gates.claim(room - len(rows)) if passing and len(rows) < room else []
         if self._wire.losses != losses:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
-        self._more = len(rows) + len(passed) == room
+        # Half of the room is not all that there was for the others.
+        self._more = len(rows) + len(passed) == room or len(rows) == limit < room
         if passed:
             await self._take_passed(passed)
         if rows:
@@ -225,6 +227,9 @@ class Fetcher:
             settle = min(SETTLE, self._config.polling_interval) if self._deaf else SETTLE
             self._look_at = max(time.monotonic() + settle, self._look_allowed)
             return self._more or self._rung or bool(passed)
+        if limit == 0:  # it was the turn of those with gates
+            self._rung = self._rung or rung
+            return True
         if rung and time.monotonic() >= self._look_allowed:
             # A bell for nothing: a late commit may have put the task below our bounds.
             return await self._look() or bool(passed)

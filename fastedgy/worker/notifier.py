@@ -136,13 +136,14 @@ class Notifier:
             gates = [_gate_lane(*names) for names in bell.get("gates", ())]
             due = bell.get("due")
             delay = None if due is None else float(due)
+            everywhere = bell.get("all") is True or (delay is None and not gates)
         except (ValueError, TypeError, KeyError, AttributeError):
             # Anybody may notify on our channel; whatever it was, a look does no harm.
             self.on_lanes([])
             return
         if gates:
             self.on_gates(gates)
-        if lanes or (delay is None and not gates):
+        if lanes or everywhere:
             self.on_lanes(lanes)
         if delay is not None:
             self.on_due(delay)
@@ -189,7 +190,7 @@ class Notifier:
 
 def _gate_lane(queue: Any, gate: Any, priority: Any) -> GateLane:
     """Likewise, behind a gate."""
-    if not isinstance(gate, str) or "\x00" in gate:
+    if not isinstance(gate, str) or "\x00" in gate or priority == GATED_LINE:
         raise ValueError(gate)
     return GateLane(queue, gate, _lane(queue, priority)[1])
 

@@ -198,7 +198,9 @@ async def pass_gates(
         if not entered:
             return passage
         passage.entered = True
-        if not limited and all(lane in free for lane, _ in lanes):
+        if not limited and all(
+            lane in free and lane.queue not in limited_queues for lane, _ in lanes
+        ):
             await _pass_freely(connection, tables, worker_id, lanes, free, room, passage)
             return passage
         found: dict[GateLane, Head] = {}

@@ -34,9 +34,13 @@ class Pruner:
             ]  # fmt: skip
         self._turn = 0
         self._after: UUID = FIRST_ID
+        self._more_to_tidy = False
 
     async def chunk(self, connection: Connection) -> bool:
         """Prune a little; whether there is more to do at once. May be repeated."""
+        if self._more_to_tidy:
+            self._more_to_tidy = await self._prune_many(connection)
+            return self._more_to_tidy or self._turn > 0 or self._after != FIRST_ID
         if self._turn == 0 and self._after == FIRST_ID:
             await self._tidy(connection)
         states, older_than = self._ages[self._turn]
@@ -54,15 +58,19 @@ class Pruner:
         if pruned < BATCH:
             self._after = FIRST_ID
             self._turn = (self._turn + 1) % len(self._ages)
-        return pruned == BATCH or self._turn > 0
+        return pruned == BATCH or self._turn > 0 or self._more_to_tidy
 
     async def _tidy(self, connection: Connection) -> None:
-        """What there is little of."""
+        """What there is little of, and the first chunk of what there may be much of."""
         tables, config = self._tables, self._config
-        kept = config.key_retention_days * DAY
         await workers.forget_workers(connection, tables, older_than=FORGET_AFTER)
         await rollups.tidy(connection, tables, keep_hours=config.stats_days * DAY)
         await schedules.forget(connection, tables, older_than=config.retention_days * DAY)
-        await events.prune_events(connection, tables, older_than=kept, limit=BATCH)
-        await keys.prune_keys(connection, tables, limit=BATCH)
         await gates.forget_gates(connection, tables)
+        self._more_to_tidy = await self._prune_many(connection)
+
+    async def _prune_many(self, connection: Connection) -> bool:
+        """A chunk of the events and of the keys; whether there are more of either."""
+        kept = self._config.key_retention_days * DAY
+        gone = await events.prune_events(connection, self._tables, older_than=kept, limit=BATCH)
+        return max(gone, await keys.prune_keys(connection, self._tables, limit=BATCH)) == BATCH

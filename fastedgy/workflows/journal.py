@@ -283,7 +283,7 @@ class Journal:
         )  # fmt: skip
         if delay is not None:
             logger.warning(
-                "%s failed, and is tried again in %.0f s: %s: %s",
+                "%s failed, and is tried again in %.3g s: %s: %s",
                 call.name, delay, error_type, message,
             )  # fmt: skip
         return delay

@@ -187,6 +187,9 @@ async def test_its_queue_is_paused(connection: asyncpg.Connection) -> None:
     explanation = await explained(connection, id)
     assert (await why(connection, id)).startswith("queue_paused: Queue mail was paused by ann ")
     assert explanation.reasons[0].cure == "fastedgy queue resume mail"
+    place = explanation.reasons[-1]
+    assert place.text.startswith("Its place: position 1 in the line of queue mail")
+    assert place.details["waited_seconds"] >= 0
     await queues.resume(connection, TABLES, "mail", actor="ann")
     assert (await explained(connection, id)).ready
 

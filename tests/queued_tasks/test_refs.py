@@ -515,7 +515,7 @@ async def test_what_cannot_be_retried_says_why(
 ) -> None:
     ref = tasks.ref(await add_ended(connection))
 
-    with pytest.raises(InvalidTransition, match="it is done"):
+    with pytest.raises(InvalidTransition, match="is done: only failed"):
         await ref.retry()
 
 

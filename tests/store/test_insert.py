@@ -547,7 +547,7 @@ async def test_the_bell_for_very_long_gates_names_their_lines_only(
     ]
     async with listening(database_url) as ear:
         await write(connection, *tasks, channel="queue_new_task")
-        told = json.loads(await ear.hear("queue_new_task"))
+        told = json.loads((await ear.hears("queue_new_task"))[0])
     assert told["lanes"] == [["mail", GATED_LINE]]
     assert not told.get("gates")
 

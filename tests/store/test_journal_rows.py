@@ -51,5 +51,5 @@ async def test_workers_hear_of_a_task_whose_event_came_while_it_was_suspended(
     suspended = outcomes.suspended(record["id"], record["run"], now, now, 60.0)
     async with listening(database_url) as ear:
         await finish_any(connection, TABLES, [suspended], channels=CHANNELS)
-        told = json.loads(await ear.hear("queue_new_task"))
+        told = json.loads((await ear.hears("queue_new_task"))[0])
     assert told["lanes"] == [[record["queue"], 0]]

@@ -225,7 +225,7 @@ def orders_locked(service: Service) -> Iterator[None]:
 def test_all_come_to_their_results_though_the_workers_are_killed(
     service: Service, partner: Partner
 ) -> None:
-    left = free_books(service)
+    left, pids = free_books(service), service.workers()
     report = SPEC | {"output_format": "pdf", "recipients": ["k1@example.com"]}
     batch = {
         "report_specs": [
@@ -262,7 +262,7 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
                 assert row["n"] == 3  # the weather is refused without a look at the orders
 
             wait_until(in_the_middle, within=60)
-            for pid in service.workers():
+            for pid in pids:
                 os.kill(pid, signal.SIGKILL)
     finally:
         partner.open.set()
@@ -283,7 +283,7 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
 def test_a_purchase_is_undone_to_the_end_though_the_workers_are_killed(
     service: Service, partner: Partner
 ) -> None:
-    left = free_books(service)
+    left, pids = free_books(service), service.workers()
     partner.refuses.add("/shipments")
     try:
         task = buy(service, "killed_2")
@@ -298,7 +298,7 @@ def test_a_purchase_is_undone_to_the_end_though_the_workers_are_killed(
             assert partner.made("/refunds", partner.effects["charge killed_2"]["id"])
 
         wait_until(undoing, within=60)
-        for pid in service.workers():
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
         partner.open.set()
         undone = service.ends(task, within=90)
