@@ -21,7 +21,7 @@ from fastedgy.errors import (
     TaskTakenOver,
 )
 from fastedgy.models.tables import Tables
-from fastedgy.queued_task.control import Snooze
+from fastedgy.queued_task.control import Discard, Snooze
 from fastedgy.queued_task.encoding import NotEncodable
 from fastedgy.queued_task.logs import getLogger
 from fastedgy.queued_task.running import TaskRun
@@ -253,6 +253,8 @@ class Journal:
 
     async def _fail(self, call: Call, error: Exception, attempts: int, tries: Tries) -> None:
         """Note a failure. Ends the run instead of returning when the step is to be tried again."""
+        if isinstance(error, Discard):
+            tries = ONCE
         delay = await self._note_failure(
             call, engine.type_of(error), engine.message_of(error), attempts, tries
         )

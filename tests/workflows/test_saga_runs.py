@@ -53,6 +53,14 @@ async def test_a_step_may_be_tried_again_before_its_failure_counts(hire: Hire) -
     assert noted == ["reserve", "charge", "charge", "charge", "log", "ship"]
 
 
+async def test_a_step_that_says_so_is_not_tried_again(hire: Hire) -> None:
+    async with hire() as staff:
+        result = await staff.tasks.add_task(step_tasks.hopeless).wait(timeout=10)
+    assert result["status"] == "compensated"
+    assert "the card was stolen" in result["error"]
+    assert noted == ["reserve", "undo reserve"]
+
+
 async def test_a_compensation_has_tries_of_its_own(hire: Hire) -> None:
     faults["undo reserve"] = 2
     async with hire() as staff:

@@ -19,7 +19,7 @@ from typing import Any
 from fastedgy.database import caller_transaction
 from fastedgy.dependencies import Inject, get_service
 from fastedgy.errors import SagaCompensated
-from fastedgy.queued_task import Retry, get_current_task, task
+from fastedgy.queued_task import Discard, Retry, get_current_task, task
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.workflows import (
     CircuitBreaker,
@@ -392,6 +392,17 @@ async def odd_compensation() -> None:
     async with Saga("odd") as saga:
         await saga.step("one", effect, "one", compensate=(undo, "one"))
         await saga.step("two", effect, "two", compensate=("not", "callable"))
+
+
+@task(max_retries=0)
+async def hopeless() -> None:
+    async with Saga("hopeless", step_retries=5, backoff=60) as saga:
+        await saga.step("reserve", effect, "reserve", compensate=(undo, "reserve"))
+        await saga.step("charge", _never)
+
+
+async def _never() -> None:
+    raise Discard("the card was stolen")
 
 
 # Keys.
