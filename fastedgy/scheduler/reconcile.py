@@ -17,7 +17,6 @@ from datetime import datetime
 import orjson
 from asyncpg import Connection
 
-from fastedgy.errors import FastEdgyError
 from fastedgy.queued_task.functions import resolve
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.scheduler.actions import Desk, Hand
@@ -183,7 +182,7 @@ def _refreshed(row: ScheduleRow, service: QueuedTasks) -> ScheduleRow | None:
         fresh = replace(row)
         call = Call(function.call, orjson.loads(row.args), orjson.loads(row.kwargs), row.options)
         call.put_into(fresh, service)
-    except FastEdgyError:  # not in this process, or not any more: its tasks say so
+    except Exception:  # not in this process, not any more, or forged: its tasks say so
         return None
     if not keys:
         fresh.signature = row.signature  # of use to those who have keys

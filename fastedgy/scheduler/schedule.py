@@ -108,8 +108,11 @@ def changed_in(row: ScheduleRow) -> list[str]:
 
 def shown_arguments(row: ScheduleRow) -> tuple[list[Any], dict[str, Any]]:
     """The arguments for people: what `@task(redact=…)` names is hidden."""
-    hidden = set(row.task.get("redact") or ())
+    hidden = row.task.get("redact")
     args, kwargs = orjson.loads(row.args), orjson.loads(row.kwargs)
+    hidden = hidden if isinstance(hidden, list) else []
+    args = args if isinstance(args, list) else [args]  # a forged row
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
     return (
         [REDACTED if str(place) in hidden else value for place, value in enumerate(args)],
         {name: REDACTED if name in hidden else value for name, value in kwargs.items()},

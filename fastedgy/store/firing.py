@@ -121,11 +121,11 @@ WITH given AS (
                    count(*) AS number
               FROM lane) AS counted
 ), told AS MATERIALIZED (
-    SELECT pg_notify($14::text, jsonb_build_object(
+    SELECT pg_notify($14::text, (jsonb_build_object(
                'lanes', CASE WHEN too_many THEN '[]' ELSE lanes END,
-               'all', too_many,
                'due', (SELECT extract(epoch FROM min(date_due) - clock_timestamp()) FROM new
-                        WHERE state = 'scheduled'))::text)
+                        WHERE state = 'scheduled'))
+           || CASE WHEN too_many THEN '{{"all": true}}'::jsonb ELSE '{{}}' END)::text)
       FROM named
      WHERE $14::text IS NOT NULL AND EXISTS (SELECT FROM new)
 )

@@ -73,7 +73,7 @@ COUNTED_THERE = """
        SELECT count(*)::integer AS running
          FROM (SELECT FROM $tasks AS busy
                 WHERE busy.state = 'doing' AND busy.gate IS NOT NULL AND busy.gate = head.gate
-                LIMIT coalesce(gate.max_running, head.gate_limit, 0)) AS counted
+                LIMIT greatest(0, coalesce(gate.max_running, head.gate_limit))) AS counted
  ) AS taken
 """
 

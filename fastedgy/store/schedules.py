@@ -103,10 +103,12 @@ DELETE FROM $schedules
 
 
 def row_of(record: Record) -> ScheduleRow:
-    """A record of $schedules."""
+    """A record of $schedules. What should be an object and is none (forged) counts as empty."""
     values = {name: record[name] for name in COLUMNS}
     for name in _JSON:
-        values[name] = None if values[name] is None else orjson.loads(values[name])
+        value = None if values[name] is None else orjson.loads(values[name])
+        empty: dict[str, Any] | None = None if name == "declared_as" else {}
+        values[name] = value if isinstance(value, dict) else empty
     return ScheduleRow(**values)
 
 

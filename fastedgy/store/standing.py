@@ -29,9 +29,9 @@ MARK_OTHERS = Statement("""
 UPDATE $tasks SET has_children = true WHERE id = ANY ($1::uuid[]) AND NOT has_children
 """)
 
-# Everything that the other waits for itself, or is to wait for by now, each met once. Two tasks that
-# return each other on two workers lock each other's rows: one of them is made to try again, and then
-# sees the circle.
+# Everything that the other waits for itself, or is to wait for from now on, each met once. Two
+# tasks that return each other on two workers lock each other's rows: one of them is made to try
+# again, and then sees the circle.
 CIRCLES = Statement("""
 WITH RECURSIVE given AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS given (id, by)

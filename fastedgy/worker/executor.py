@@ -46,7 +46,15 @@ from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
 from fastedgy.worker.results import Read, Results
 from fastedgy.worker.running import Running, verify_row
-from fastedgy.worker.verdict import Misfit, Verdict, done_as, judge, left_behind, returned
+from fastedgy.worker.verdict import (
+    Misfit,
+    Verdict,
+    done_as,
+    judge,
+    left_behind,
+    returned,
+    tell,
+)
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
@@ -277,6 +285,8 @@ class Executor:
             verdict = await self._write_added(it, verdict)
         if type(verdict.outcome) is Standing:
             verdict = await self._stand(it, verdict, verdict.outcome)
+        if verdict.kind == "failed":
+            tell(it, verdict)
         if verdict.outcome.state == "failed" and verdict.error is not None:
             await call_handler(it, verdict.error, self._config)
         if _post_run:

@@ -27,6 +27,8 @@ BURST = timedelta(seconds=0.25)
 """What a rate allowed and nobody used may be made up for, for so long. It also covers the delay of
 a worker that comes late, so that the mean is the rate."""
 UNLIMITED = 2**31 - 1
+SLOWEST, FASTEST = 1e-8, 1e8
+"""Starts a second. What a row says beyond them, or is no number (a forged one), counts as these."""
 
 lane_of = itemgetter("queue", "gate", "priority")
 """A row's lane behind a gate: a tuple that is equal to its GateLane, and made faster."""
@@ -99,6 +101,7 @@ class Counting:
     def _rated(self, left: int, rate: float | None, next_at: datetime | None) -> _Budget:
         if rate is None:
             return _Budget(left)
+        rate = min(rate, FASTEST) if rate >= SLOWEST else SLOWEST
         allowed = tokens(self.now, next_at, rate)
         budget = _Budget(min(left, allowed), rate, next_at)
         if allowed <= left:

@@ -115,6 +115,25 @@ def judge(it: Running, error: BaseException, config: QueuedTaskConfig) -> Verdic
     return Verdict("failed", outcome, error=error)
 
 
+def tell(it: Running, verdict: Verdict) -> None:
+    """Say in the process's own log that an attempt has failed, and with its last one why."""
+    outcome = verdict.outcome
+    assert isinstance(outcome, outcomes.Other)
+    what = f"{outcome.error_type}: {(outcome.error_message or '').partition(chr(10))[0][:500]}"
+    if outcome.state != "failed":
+        logger.warning(
+            "Task %s (%s) failed in attempt %d of %d, and is tried again in %.3g s: %s",
+            it.name, it.id, it.attempt, it.max_retries + 1, outcome.delay or 0.0, what,
+        )  # fmt: skip
+        return
+    # The text that is in the row: an exception of the task's own may not be printable at all.
+    trace = "" if outcome.error_traceback is None else f"\n{outcome.error_traceback.rstrip()}"
+    logger.error(
+        "Task %s (%s) has failed, in attempt %d of %d: %s%s",
+        it.name, it.id, it.attempt, it.max_retries + 1, what, trace,
+    )  # fmt: skip
+
+
 def left_behind(it: Running, config: QueuedTaskConfig) -> Outcome:
     """What is written of a run that ends with its process, just before that does.
 

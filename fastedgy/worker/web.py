@@ -179,6 +179,7 @@ class WebOwner:
             id=run.id, run=run.run, name=run.name, began=claim[2], attempt=run.attempt,
             max_retries=-1, target=task._claim._function if task._claim else None,
             cancelling="cancel" if stopped == "cancel" else None, timeout=task.config.seconds,
+            extra=None,
         )  # fmt: skip
         if error is None:
             outcome = returned(it, value, self._config).outcome

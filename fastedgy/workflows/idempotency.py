@@ -24,9 +24,9 @@ T = TypeVar("T")
 LONGEST_KEY = 500
 DAY = 86_400.0
 
-_asking: set[tuple[UUID, int, str]] = set()
-"""Who makes an effect here at this moment, or asks for its key: task, run and key. The table does
-not tell two calls of one run from a call whose answer was lost."""
+_asking: dict[tuple[UUID, int, str], asyncio.Event] = {}
+"""Who makes an effect here at this moment, or asks for its key: task, run and key, with what tells
+of the end. The table does not tell two calls of one run from a call whose answer was lost."""
 
 
 @overload
@@ -78,13 +78,14 @@ class _Effect:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         mine = (self._run.id, self._run.run, self._key)
-        while mine in _asking:
-            await asyncio.sleep(0.05)
-        _asking.add(mine)
+        while (other := _asking.get(mine)) is not None:
+            await other.wait()
+        over = _asking[mine] = asyncio.Event()
         try:
             return await self._make(func, args, kwargs)
         finally:
-            _asking.discard(mine)
+            del _asking[mine]
+            over.set()
 
     async def _make(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

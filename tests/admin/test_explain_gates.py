@@ -138,7 +138,7 @@ async def compare(connection: Any, stands: list[Gate], queue: str | None) -> Non
     assert taken <= ready, [said[id].reasons for id in taken - ready]
     # A rate and a probe let the first one through; how many of a queue's many gates may start
     # under a limit of its own is more than one row can say.
-    if queue != "slow but due":
+    if queue not in ("slow but due", "full"):
         first = {id for id in ready if said[id].position == 1}
         assert first <= taken, [said[id].reasons for id in first - taken]
     if queue is None and not any(gate.pace or gate.breaker == "rested" for gate in stands):

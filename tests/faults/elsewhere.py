@@ -80,7 +80,7 @@ class Pooler:
             "default_pool_size = 5\nmax_client_conn = 200\nunix_socket_dir =\n"
         )
         self.url = f"postgresql://anybody@127.0.0.1:{self.port}/pooled"
-        for path in (folder, *folder.parents[:2]):
+        for path in (folder, *folder.parents[:3]):
             path.chmod(path.stat().st_mode | 0o011)
         give_away(folder, folder / "pgbouncer.ini")
 
@@ -104,7 +104,7 @@ def tls_server(folder: Path) -> Iterator[tuple[str, Path]]:
         pytest.skip("no Postgres with TLS is installed (Debian has it)")
     openssl, data, port = program("openssl"), folder / "data", free_port()
     folder.chmod(0o755)
-    for path in folder.parents[:2]:
+    for path in folder.parents[:3]:
         path.chmod(path.stat().st_mode | 0o011)
     give_away(folder)
     subprocess.run(

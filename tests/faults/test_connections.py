@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,8 +120,8 @@ def claimed() -> Any:
     values = {
         "id": new_id(), "run": 1, "attempt": 1, "max_retries": 0,
         "function": "fault_tasks:ping", "name": "ping", "queue": "default", "priority": 0,
-        "date_enqueued": None, "args": "[]", "kwargs": "{}", "context": "{}", "timeout": None,
-        "closure": None,
+        "date_enqueued": datetime.now(UTC), "args": "[]", "kwargs": "{}", "context": "{}",
+        "timeout": None, "closure": None, "extra": None, "gate": None,
     }  # fmt: skip
 
     class Row(dict[str, Any]):

@@ -212,7 +212,7 @@ async def test_a_row_that_cannot_be_read_says_so_and_holds_up_nobody(
     "forged",
     [
         "jitter = 1e300",
-        "task = task || '{\"priority\": \"high\"}'",
+        'task = task || \'{"priority": "high"}\'',
         "task = '{}'",
         "args = '{\"a\": 1}', task = '7'",
         "every = 'NaN'",

@@ -212,6 +212,21 @@ async def test_a_start_signs_no_schedule_that_somebody_wrote_into_the_table(
     assert after["unsigned"] is None
 
 
+@pytest.mark.parametrize(
+    "forged",
+    ["options = '7'", "task = '[]'", "task = '{\"redact\": 7}'", "args = '5'", "kwargs = '[1]'"],
+)
+async def test_a_row_of_nonsense_stops_no_start_and_no_list(
+    opened: Opens, connection: asyncpg.Connection, forged: str
+) -> None:
+    async with opened() as scheduler:
+        for name in ("bad", "good"):
+            await scheduler.add(clock_tasks.sweep, every=HOUR, name=name, args=("a",))
+    await connection.execute(f"UPDATE queued_task_schedules SET {forged} WHERE name = 'bad'")
+    async with opened() as scheduler:
+        assert [each.name for each in await scheduler.list()] == ["bad", "good"]
+
+
 async def test_a_declared_schedule_is_signed_by_the_key_of_today(
     opened: Opens, connection: asyncpg.Connection
 ) -> None:
@@ -220,9 +235,7 @@ async def test_a_declared_schedule_is_signed_by_the_key_of_today(
     for key in ("old", "new"):
         async with opened(signing_keys=[key]):
             pass
-        signatures.append(
-            await connection.fetchval("SELECT signature FROM queued_task_schedules")
-        )
+        signatures.append(await connection.fetchval("SELECT signature FROM queued_task_schedules"))
     assert signatures[0] != signatures[1]
 
 

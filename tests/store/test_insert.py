@@ -542,9 +542,7 @@ async def test_the_bell_for_very_many_lanes_says_to_look_everywhere(
 async def test_the_bell_for_very_long_gates_names_their_lines_only(
     connection: asyncpg.Connection, database_url: str
 ) -> None:
-    tasks = [
-        new(queue="mail", limit=1, priority=n % 3, gate=f"{n}" + "☃" * 490) for n in range(27)
-    ]
+    tasks = [new(queue="mail", limit=1, priority=n % 3, gate=f"{n}" + "☃" * 490) for n in range(27)]
     async with listening(database_url) as ear:
         await write(connection, *tasks, channel="queue_new_task")
         told = json.loads((await ear.hears("queue_new_task"))[0])

@@ -1,4 +1,4 @@
-"""Tasks that stand for what they returned: circles, and parents beside the one that was returned."""
+"""Tasks that stand for what they returned: circles, and other parents beside that one."""
 
 from __future__ import annotations
 

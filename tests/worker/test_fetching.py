@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from rows import TABLES, WORKER, add
+from rows import TABLES, WORKER, add, change
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.store import events, queues
@@ -59,7 +59,9 @@ async def test_a_look_at_the_gates_leaves_no_slot_empty_while_plain_tasks_wait(
     for _ in range(10):
         await add(connection)
     slots: Any = Slots(free)
-    fetcher = Fetcher(wire, TABLES, uuid4(), QueuedTaskConfig(), SILENT, Counters(), slots, slots, ())
+    fetcher = Fetcher(
+        wire, TABLES, uuid4(), QueuedTaskConfig(), SILENT, Counters(), slots, slots, ()
+    )
     for _ in range(10):
         if slots.room() == 0 or not await fetcher._turn():
             break
@@ -85,7 +87,8 @@ async def test_whatever_is_over_is_thrown_away_in_one_round(
 ) -> None:
     await connection.execute(
         f"INSERT INTO {TABLES.keys} (kind, key, state, date_expires)"
-        " SELECT 'unique', n::text, 'done', now() - interval '1 s' FROM generate_series(1, 2500) AS n"
+        " SELECT 'unique', n::text, 'done', now() - interval '1 s'"
+        " FROM generate_series(1, 2500) AS n"
     )
     await connection.execute(
         f"INSERT INTO {TABLES.events} (key, date_sent)"
@@ -98,3 +101,44 @@ async def test_whatever_is_over_is_thrown_away_in_one_round(
             break
     assert await connection.fetchval(f"SELECT count(*) FROM {TABLES.keys}") == 0
     assert await connection.fetchval(f"SELECT array_agg(key) FROM {TABLES.events}") == ["young"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"gate_rate": 0.0},
+        {"gate_rate": -1.0},
+        {"gate_rate": 1e-300},
+        {"gate_rate": float("nan")},
+        {"gate_rate": float("inf")},
+        {"gate_limit": -1},
+    ],
+    ids=str,
+)
+async def test_a_gate_of_nonsense_holds_up_no_other_one(
+    connection: asyncpg.Connection, forged: dict[str, Any]
+) -> None:
+    bad = await add(connection, limit=1, gate="bad")
+    await change(connection, bad, **forged)
+    good = await add(connection, limit=1, rate=10.0, gate="good")
+    passage = await pass_gates(
+        connection, TABLES, worker_id=WORKER, limited={}, limited_queues=frozenset(), free={},
+        lanes=[(GateLane("default", gate, 0), BEGINNING) for gate in ("bad", "good")], room=10,
+    )  # fmt: skip
+    assert good in [row["id"] for row in passage.rows]
+
+
+@pytest.mark.parametrize("forged", [{"max_running": -1}, {"rate": 0.0}, {"rate": float("nan")}])
+async def test_settings_of_nonsense_hold_up_no_other_queue(
+    connection: asyncpg.Connection, forged: dict[str, Any]
+) -> None:
+    limits = {"max_running": None, "rate": None} | forged
+    await queues.set_limits(connection, TABLES, "default", actor="ann", **limits)
+    await add(connection, limit=1, gate="bad")
+    good = await add(connection, limit=1, gate="good", queue="mail")
+    passage = await pass_gates(
+        connection, TABLES, worker_id=WORKER, limited={}, limited_queues=frozenset({"default"}),
+        lanes=[(GateLane(queue, gate, 0), BEGINNING) for queue, gate in
+               (("default", "bad"), ("mail", "good"))], free={}, room=10,
+    )  # fmt: skip
+    assert good in [row["id"] for row in passage.rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -170,6 +171,25 @@ async def test_a_failed_attempt_is_made_again_until_it_succeeds(
     assert [(line.run, line.message) for line in logs] == [
         (1, "attempt 1"), (2, "attempt 2"), (3, "attempt 3"),
     ]  # fmt: skip
+
+
+async def test_the_log_of_the_worker_tells_of_failures(
+    hire: Hire, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="fastedgy.worker")
+    async with hire() as staff:
+        await staff.tasks.add_task(shop_tasks.third_time).wait(10)
+        ref = staff.tasks.add_task(shop_tasks.too_late)
+        assert isinstance(await outcome(ref), TaskFailed)
+        rows = await ref.logs()
+
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if " failed" in r.getMessage()]
+    assert [level for level, _ in told] == ["WARNING", "WARNING", "ERROR"]
+    assert "failed in attempt 1 of " in told[0][1]
+    assert ": attempt 1" in told[0][1]
+    assert f"Task shop_tasks.too_late ({ref.id}) has failed, in attempt 1 of 6: " in told[2][1]
+    assert "Traceback (most recent call last):" in told[2][1]
+    assert rows == []  # it is the worker's log, and not the task's
 
 
 async def test_a_task_fails_when_it_is_not_to_be_tried_again(

@@ -74,3 +74,10 @@ async def test_keys_are_of_tasks_and_text(hire: Hire) -> None:
             for key in ("", " ", "k" * 501, "\x00", 7):
                 with pytest.raises(InvalidStep):
                     idempotent(key, step_tasks.effect, "x")  # type: ignore[call-overload]
+
+
+async def test_two_calls_of_one_task_make_one_effect(hire: Hire) -> None:
+    async with hire() as staff:
+        ref = staff.tasks.add_task(step_tasks.once_twice, "key")
+        assert await ref.wait(timeout=10) == ["x", "x"]
+    assert noted == ["pay x"]

@@ -413,6 +413,11 @@ async def once(key: str, value: str) -> str:
     return await idempotent(key, _pay, value)
 
 
+@task
+async def once_twice(key: str) -> list[str]:
+    return list(await asyncio.gather(*(idempotent(key, _pay, "x") for _ in range(2))))
+
+
 async def _pay(value: str) -> str:
     note(f"pay {value}")
     await asyncio.sleep(0.05)
