@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -40,8 +41,10 @@ async def perform(task: Task[..., Any]) -> None:
     run = task.run
     current.set(run)
     claim = task._claim
-    if claim is not None and not await claim.ready():
-        return
+    if claim is not None:
+        if not await claim.ready():
+            return
+        task._began = time.monotonic()  # not before its row is there
     task._begin()
     try:
         if claim is None and _is_simple(task):

@@ -201,6 +201,7 @@ async def test_progress_logs_and_the_result_are_in_the_row(shop: Shop) -> None:
         await shop.post(route)
         [row] = await shop.ended("done")
     assert (row["context"], row["result"]) == ('{"percent": 100}', "8")
+    assert row["date_enqueued"] <= row["date_started"] <= row["date_ended"]
     lines = await shop.connection.fetch("SELECT message FROM queued_task_logs")
     assert [line["message"] for line in lines] == ["worked"]
 
