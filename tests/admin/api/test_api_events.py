@@ -14,8 +14,8 @@ import asyncpg
 import httpx
 import panel_tasks
 import pytest
-from conftest import API, READ, Panel, Work, bearer
 from helpers import eventually
+from panels import API, READ, Panel, Work, bearer
 
 from fastedgy.admin import following, live
 from fastedgy.admin.live import Live

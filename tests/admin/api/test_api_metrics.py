@@ -14,8 +14,8 @@ import asyncpg
 import httpx
 import panel_tasks
 import pytest
-from conftest import READ, Panel, Work, bearer
 from helpers import eventually
+from panels import READ, Panel, Work, bearer
 from prometheus_client.parser import text_string_to_metric_families
 from rows import TABLES
 from supervised import Supervised

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import API, READ, WRITE, Panel
 from fastapi import FastAPI
+from panels import API, READ, WRITE, Panel
 
 from fastedgy.queued_task import task
 

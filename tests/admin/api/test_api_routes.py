@@ -9,8 +9,8 @@ from uuid import UUID
 
 import panel_tasks
 import pytest
-from conftest import API, Panel, Work
 from helpers import eventually
+from panels import API, Panel, Work
 
 MISSING = "01975c1e-8f3a-7b52-9c1d-2f6e0a4b7c11"
 

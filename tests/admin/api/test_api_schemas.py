@@ -15,10 +15,10 @@ import panel_tasks
 import pytest
 import schemathesis
 import uvicorn
-from conftest import WRITE, application, bearer
 from helpers import execute, wait_until
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from panels import WRITE, application, bearer
 from schemathesis import GenerationMode, checks
 
 from fastedgy.app import running

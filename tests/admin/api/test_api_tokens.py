@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import READ, WRITE, Panel, bearer
 from fastapi import Depends, FastAPI, HTTPException
+from panels import READ, WRITE, Panel, bearer
 
 from fastedgy.admin import Identity, queue_router, tokens
 from fastedgy.admin.auth import SESSION_COOKIE, TokenAuth

@@ -12,11 +12,11 @@ from itertools import pairwise
 import asyncpg
 import panel_tasks
 import pytest
-from conftest import Panel, Work
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from panels import Panel, Work
 
 from fastedgy.errors import ConfigurationError
 from fastedgy.logs import JSONFormatter
