@@ -205,7 +205,8 @@ async def test_running_tasks_come_by_how_long_they_run(
     admin: QueueAdmin, connection: asyncpg.Connection
 ) -> None:
     first, second = await add_taken(connection), await add_taken(connection)
-    await change(connection, second["id"], date_started=NOW - timedelta(seconds=60))
+    since = datetime.now(UTC) - timedelta(seconds=60)
+    await change(connection, second["id"], date_started=since)
 
     tasks = await admin.get_running_tasks(1)
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 
-PATIENCE = 0.5
+PATIENCE = 1.5
 """Seconds that the examples' clients wait for an answer here (httpx: 5)."""
 LATE = 0.1
 """Seconds that a late answer takes."""

@@ -239,11 +239,12 @@ async def test_a_host_that_is_cut_off_loses_its_tasks_to_another_and_writes_noth
     lines = [line.split() for line in runs.read_text().splitlines()]
     owners = {row["id"]: row["worker_id"] for row in await connection.fetch(
         "SELECT id, worker_id FROM queued_tasks WHERE id = ANY ($1)", ids)}  # fmt: skip
-    by_other = await connection.fetchval(
-        "SELECT id FROM queued_task_workers WHERE pid = ANY ($1) AND state = 'running'",
+    of_other = await connection.fetch(
+        "SELECT id FROM queued_task_workers WHERE supervisor_id IN"
+        " (SELECT supervisor_id FROM queued_task_workers WHERE pid = ANY ($1))",
         other.workers(),
     )
-    assert set(owners.values()) == {by_other}
+    assert set(owners.values()) <= {row["id"] for row in of_other}
     assert sorted(run for run, _ in lines) == ["1"] * 5 + ["3"] * 5, "a rescue counts as a run"
 
 

@@ -134,6 +134,6 @@ class Visitor:
         status: int = answer.status
         return status
 
-    def sees(self, text: str, within: float = 10) -> None:
+    def sees(self, text: str, within: float = 30) -> None:
         """Wait until a text is to be seen."""
         self.page.get_by_text(text).first.wait_for(timeout=within * 1000)

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ def mails_to(service: Service, recipient: str) -> list[str]:
 def free_books(service: Service) -> int:
     found: int = service.execute("SELECT free FROM stock WHERE product = 'book'")[0]["free"]
     return found
+
+
+def kill(pid: int) -> None:
+    """End a worker at once, if it has not ended by itself meanwhile."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def buy(service: Service, order: str) -> str:
@@ -263,7 +269,7 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
 
             wait_until(in_the_middle, within=60)
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
     finally:
         partner.open.set()
     assert service.ends(chained, within=90)["status"] == "delivered"
@@ -299,7 +305,7 @@ def test_a_purchase_is_undone_to_the_end_though_the_workers_are_killed(
 
         wait_until(undoing, within=60)
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
         partner.open.set()
         undone = service.ends(task, within=90)
     finally:
