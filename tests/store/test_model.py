@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, Verbosity, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -38,6 +38,11 @@ from fastedgy.store.traces import write_contexts
 
 EXAMPLES = int(os.environ.get("FASTEDGY_MODEL_EXAMPLES", "40"))
 STEPS = 50
+# Finding the shortest way to a failure takes many minutes: FASTEDGY_TEST_SHRINK=1 asks for it.
+QUICK = (Phase.explicit, Phase.generate)
+PHASES = tuple(Phase) if os.environ.get("FASTEDGY_TEST_SHRINK") else QUICK
+    tuple(Phase) if os.environ.get("FASTEDGY_TEST_SHRINK") else (Phase.explicit, Phase.generate)
+)
 MAX_LOSSES = 3
 CONFIG = QueuedTaskConfig()
 LEASE = 30.0
@@ -474,7 +479,7 @@ class Store(RuleBasedStateMachine):
                 assert row["waiting_on"] == len(task.open) > 0
 
 
-@pytest.mark.timeout(600)  # 10 s when all is well; finding the shortest way to a failure takes long
+@pytest.mark.timeout(600)
 def test_the_store_does_what_its_model_says_in_any_order(database_url: str) -> None:
     with asyncio.Runner() as runner:
         connection = runner.run(connect(database_url, application_name="fastedgy model"))
@@ -489,6 +494,7 @@ def test_the_store_does_what_its_model_says_in_any_order(database_url: str) -> N
                 settings=settings(
                     max_examples=EXAMPLES,
                     stateful_step_count=STEPS,
+                    phases=PHASES,
                     deadline=None,
                     database=None,
                     print_blob=True,
