@@ -41,8 +41,6 @@ STEPS = 50
 # Finding the shortest way to a failure takes many minutes: FASTEDGY_TEST_SHRINK=1 asks for it.
 QUICK = (Phase.explicit, Phase.generate)
 PHASES = tuple(Phase) if os.environ.get("FASTEDGY_TEST_SHRINK") else QUICK
-    tuple(Phase) if os.environ.get("FASTEDGY_TEST_SHRINK") else (Phase.explicit, Phase.generate)
-)
 MAX_LOSSES = 3
 CONFIG = QueuedTaskConfig()
 LEASE = 30.0
