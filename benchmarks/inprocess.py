@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
 import anyio
 
-from benchmarks.harness import ROOT, START_LIMIT, BenchmarkError, Lab, settle
+from benchmarks.harness import Lab, settle
 from benchmarks.report import Bar, Figures, Scenario
+from benchmarks.serving import ask, served
 
 CLIENTS = 16
 WINDOW = 0.5
@@ -28,57 +26,6 @@ BATCH = 500
 
 async def nothing() -> None:
     """A task that is over at once."""
-
-
-@asynccontextmanager
-async def served(app: str, url: str) -> AsyncIterator[int]:
-    """An application of benchmarks/inprocess_app.py under uvicorn; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", f"benchmarks.inprocess_app:{app}", "--port",
-               str(port), "--log-level", "warning"]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url},
-        stdin=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + START_LIMIT
-        while True:
-            if process.returncode is not None or time.monotonic() > deadline:
-                raise BenchmarkError("The server did not start.")
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            await asyncio.sleep(0.05)
-        yield port
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 20)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-async def ask(port: int, path: str, until: float) -> int:
-    """One keep-alive client; how many requests were answered with 200."""
-    request = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n".encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answered = 0
-    try:
-        while time.monotonic() < until:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise BenchmarkError(f"{path} answered {head.splitlines()[0]!r}.")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            answered += 1
-    finally:
-        writer.close()
-    return answered
 
 
 async def in_turns(port: int, ours: str, theirs: str, window: float) -> tuple[float, float, float]:
@@ -155,13 +102,13 @@ async def inprocess(lab: Lab) -> Figures:
     window = lab.seconds(WINDOW, 0.2)
     async with lab.database() as url:
         await settle(url)
-        async with served("app", url) as port:
+        async with served("inprocess_app:app", url) as (port, _):
             figures["value"], figures["floor"], figures["ratio"] = await in_turns(
                 port, "/ours", "/theirs", window
             )
             durable, raw, share = await in_turns(port, "/durable", "/raw", window)
             figures |= {"durable": durable, "raw_insert": raw, "durable_ratio": share}
-        async with served("plain", url) as port:
+        async with served("inprocess_app:plain", url) as (port, _):
             ours_plain, theirs_plain, share = await in_turns(port, "/ours", "/theirs", window)
             figures |= {
                 "plain": ours_plain, "plain_background": theirs_plain, "plain_ratio": share,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from benchmarks.harness import (
-    ROOT,
     START_LIMIT,
     BenchmarkError,
     Lab,
@@ -21,6 +18,7 @@ from benchmarks.harness import (
     pool,
 )
 from benchmarks.report import Bar, Figures, Scenario
+from benchmarks.serving import served
 from benchmarks.tasks import tick
 from fastedgy.app import running
 from fastedgy.config import Settings
@@ -48,38 +46,6 @@ def settings(**values: str) -> Iterator[None]:
     finally:
         for name in values:
             del os.environ[name]
-
-
-@asynccontextmanager
-async def served(url: str) -> AsyncIterator[tuple[int, int]]:
-    """The application under uvicorn; its port and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.app:app", "--port", str(port),
-               "--log-level", "warning"]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url},
-        stdin=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + START_LIMIT
-        while True:
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            if process.returncode is not None or time.monotonic() > deadline:
-                raise BenchmarkError("The server did not start.")
-            await asyncio.sleep(0.05)
-        yield port, process.pid
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 20)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 class Browser:
@@ -113,7 +79,7 @@ async def sse(lab: Lab) -> Figures:
     token = secrets.token_urlsafe()
     async with lab.database() as url:
         with settings(QUEUE_ADMIN_READ_TOKEN=token, QUEUE_CONCURRENCY=str(browsers)):
-            async with pool(url, 1) as workers, served(url) as (port, pid):
+            async with pool(url, 1) as workers, served("app:app", url) as (port, pid):
                 await workers.ready(1)
                 lasts = START_LIMIT + WARM_UP + seconds
                 async with running(settings=Settings(database_url=url)) as tasks:

@@ -50,6 +50,28 @@ def written_rate(rate: float) -> str:
     return f"one task in {duration(1 / rate)}"
 
 
+def escaped(text: str, *, lines: bool = False) -> str:
+    """Text from a row, with control characters as escapes; line ends too, unless `lines`."""
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def moment_of(text: object) -> datetime | None:
+    """A moment as the history of a row has it; None for what is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.astimezone()
+
+
 def first_line(message: str | None) -> str:
     """What follows after a word for an error: a colon and the first line of its message."""
     lines = (message or "").strip().splitlines()

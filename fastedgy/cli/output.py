@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fastedgy.wording import count as count
 from fastedgy.wording import duration as duration
+from fastedgy.wording import escaped
 
 STATE_STYLES = {
     "scheduled": "light_slate_grey",
@@ -85,11 +86,4 @@ def shown(value: object, *, lines: bool = False) -> str:
 
     Line ends too, unless `lines`.
     """
-    text = str(value)
-    if text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(
-        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
-        for each in text
-    )
+    return escaped(str(value), lines=lines)

@@ -14,7 +14,7 @@ from fastedgy.admin.overview import Judgement
 from fastedgy.admin.types import NameStats
 from fastedgy.cli.output import duration, shown, state_text
 from fastedgy.store.counts import QueueDepth, StateCounts
-from fastedgy.store.details import LogRow, TaskDetails
+from fastedgy.store.details import LogRow, TaskDetails, began
 from fastedgy.store.find import ENDED, TaskRow
 from fastedgy.store.overview import WorkerRow, WorkerSummary, worker_summary
 
@@ -231,18 +231,6 @@ def made_at(task: TaskRow) -> datetime:
         return datetime.fromtimestamp((task.id.int >> 80) / 1000, UTC)
     except (OverflowError, ValueError):  # an id of another kind, written by other hands
         return datetime.fromtimestamp(0, UTC)
-
-
-def began(task: TaskRow | TaskDetails) -> datetime | None:
-    """When the task's present or last run began, None if it has not run since it was enqueued.
-
-    A row keeps the start of its last run when it is retried, or cancelled before the next.
-    """
-    if task.date_started is None or task.state not in {"doing", *ENDED}:
-        return None
-    if task.date_enqueued is not None and task.date_enqueued > task.date_started:
-        return None
-    return task.date_started
 
 
 def took(task: TaskRow | TaskDetails, *, now: datetime) -> float | None:

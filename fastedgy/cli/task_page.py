@@ -13,10 +13,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from fastedgy.cli.output import STATE_STYLES, count, duration, shown, state_text
-from fastedgy.cli.tables import began, log_line, took
-from fastedgy.store.details import Family, LogRow, TaskDetails
+from fastedgy.cli.tables import log_line, took
+from fastedgy.store.details import Family, LogRow, TaskDetails, began
 from fastedgy.store.find import TaskRow
 from fastedgy.store.steps import StepRow
+from fastedgy.wording import moment_of
 
 _BAR = 20
 _SIBLINGS = 20
@@ -157,22 +158,12 @@ def _past_run(entry: Mapping[str, Any]) -> list[tuple[datetime | None, str]]:
     kind = f"{entry['error_type']}: " if entry.get("error_type") else ""
     reason = shown(f"{kind}{why.splitlines()[0]}" if why else kind.rstrip(": "))
     return [
-        (_moment(entry.get("started")), f"started (attempt {entry.get('attempt', '?')})"),
+        (moment_of(entry.get("started")), f"started (attempt {entry.get('attempt', '?')})"),
         (
-            _moment(entry.get("ended")),
+            moment_of(entry.get("ended")),
             shown(entry.get("what", "ended")) + (f" ({reason})" if reason else ""),
         ),
     ]
-
-
-def _moment(text: object) -> datetime | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.astimezone()
 
 
 def _json_lines(value: object) -> list[Text]:

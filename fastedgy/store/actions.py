@@ -12,7 +12,7 @@ from asyncpg import Connection, Record, UniqueViolationError
 from fastedgy.models.tables import Tables
 from fastedgy.store.family import doom, settle
 from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import HISTORY, LANE, Statement
+from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
 from fastedgy.store.trees import below, broken
 
 # A task that runs is asked to stop; its worker hears of it at once, or with its next heartbeat.
@@ -102,18 +102,12 @@ SELECT id FROM $tasks
  ORDER BY id LIMIT $2
 """)
 
-DELETE = Statement("""
+DELETE = Statement(f"""
 WITH gone AS (
     DELETE FROM $tasks
      WHERE id = ANY ($1::uuid[]) AND state IN ('enqueued', 'waiting', 'scheduled', 'cancelled')
  RETURNING id
-), unlinked AS (
-    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
-), unlogged AS (
-    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
-), unstepped AS (
-    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
-), unheld AS (
+), {BELONGINGS}, unheld AS (
     -- What was cancelled holds no period, and without its row nobody could tell.
     DELETE FROM $keys AS held USING gone WHERE held.kind = 'unique' AND held.task_id = gone.id
 )

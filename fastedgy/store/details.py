@@ -12,7 +12,7 @@ from asyncpg import Connection
 
 from fastedgy.errors import InvalidOption, TaskNotFound
 from fastedgy.models.tables import Tables
-from fastedgy.store.find import STATES, TASK_ROW, TaskRow, task_row
+from fastedgy.store.find import ENDED, STATES, TASK_ROW, TaskRow, task_row
 from fastedgy.store.redaction import redact
 from fastedgy.store.statements import Statement
 from fastedgy.store.steps import StepRow, list_steps
@@ -123,6 +123,18 @@ _CHILD_STATES = Statement("""
 SELECT task.state, count(*) FROM $links AS link JOIN $tasks AS task ON task.id = link.child_id
  WHERE link.parent_id = $1 GROUP BY task.state
 """)
+
+
+def began(task: TaskRow | TaskDetails) -> datetime | None:
+    """When the task's present or last run began, None if it has not run since it was enqueued.
+
+    A row keeps the start of its last run when it is retried, or cancelled before the next.
+    """
+    if task.date_started is None or task.state not in {"doing", *ENDED}:
+        return None
+    if task.date_enqueued is not None and task.date_enqueued > task.date_started:
+        return None
+    return task.date_started
 
 
 async def task_details(

@@ -25,13 +25,10 @@ from fastedgy.store.family import Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
 from fastedgy.store.outcomes import Done, Outcome, Standing
 from fastedgy.store.standing import stand
-from fastedgy.store.statements import HISTORY, LANE, Statement
+from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
 
-# The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
-# a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
-# and goes through FINISH_ANY.
-FINISH_DONE = Statement("""
-WITH ended AS (
+# A function has returned, and its claim still holds.
+_RETURNED = """
     UPDATE $tasks AS task
        SET state = 'done', losses = 0, alone = false,
            result = outcome.result,
@@ -42,7 +39,15 @@ WITH ended AS (
       FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[])
            AS outcome (id, run, result, context, began, ended)
      WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
-       AND task.state || '' = 'doing' AND NOT task.has_children AND NOT task.auto_remove
+       AND task.state || '' = 'doing'"""
+
+# The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
+# a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
+# and goes through FINISH_ANY.
+FINISH_DONE = Statement(
+    """
+WITH ended AS ($returned
+       AND NOT task.has_children AND NOT task.auto_remove
  RETURNING task.id, task.awaited
 ), told AS MATERIALIZED (
     SELECT pg_notify($7::text, string_agg(id::text, ','))
@@ -51,23 +56,15 @@ WITH ended AS (
      GROUP BY part
 )
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
-""")
+""",
+    returned=_RETURNED,
+)
 
 # The same for parents, whose children are looked at in the statement that follows: what was linked
 # while this one waited for a row is visible to the next one only.
-FINISH_PARENTS = Statement("""
-WITH ended AS (
-    UPDATE $tasks AS task
-       SET state = 'done', losses = 0, alone = false,
-           result = outcome.result,
-           context = coalesce(outcome.context, task.context),
-           date_started = clock_timestamp() - outcome.began * interval '1 second',
-           date_ended = clock_timestamp() - outcome.ended * interval '1 second',
-           error_type = NULL, error_message = NULL, error_traceback = NULL
-      FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[])
-           AS outcome (id, run, result, context, began, ended)
-     WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
-       AND task.state || '' = 'doing'
+FINISH_PARENTS = Statement(
+    """
+WITH ended AS ($returned
  RETURNING task.id, task.has_children, task.awaited, task.auto_remove
 )
 SELECT count(*) AS ended,
@@ -77,7 +74,9 @@ SELECT count(*) AS ended,
        coalesce(array_agg(id) FILTER (WHERE auto_remove AND NOT has_children AND NOT awaited),
                 '{}') AS removed
   FROM ended
-""")
+""",
+    returned=_RETURNED,
+)
 
 FINISH_ANY = Statement(
     """
@@ -136,19 +135,15 @@ UPDATE $tasks
 RETURNING id
 """)
 
-REMOVE = Statement("""
+REMOVE = Statement(f"""
 WITH gone AS (
     DELETE FROM $tasks AS task
      WHERE id = ANY ($1::uuid[]) AND state = 'done'
        AND NOT EXISTS (SELECT FROM $logs AS log
                         WHERE log.task_id = task.id AND log.level IN ('error', 'critical'))
  RETURNING id
-), unlinked AS (
-    DELETE FROM $links WHERE child_id IN (SELECT id FROM gone)
-), unstepped AS (
-    DELETE FROM $steps WHERE task_id IN (SELECT id FROM gone)
-)
-DELETE FROM $logs WHERE task_id IN (SELECT id FROM gone)
+), {BELONGINGS}
+SELECT FROM gone
 """)
 
 RUNS = Statement("SELECT id, run, state FROM $tasks WHERE id = ANY ($1::uuid[])")

@@ -16,7 +16,7 @@ from asyncpg import Connection
 from fastedgy.models.tables import Tables
 from fastedgy.store.conditions import DUE
 from fastedgy.store.notify import BYTES_PER_PAYLOAD
-from fastedgy.store.statements import LANE, Statement
+from fastedgy.store.statements import BELONGINGS, LANE, Statement
 
 PROMOTE = Statement(f"""
 WITH moved AS (
@@ -67,18 +67,11 @@ OLD = f"""
        FOR UPDATE SKIP LOCKED
 """
 
-# What belongs to a task goes with it.
-DELETED = """gone AS (
+DELETED = f"""gone AS (
     DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
-), unlinked AS (
-    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
 ), forgotten AS (
     DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id
-), unlogged AS (
-    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
-), unstepped AS (
-    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
-)"""
+), {BELONGINGS}"""
 
 PRUNE = Statement(
     f"""

@@ -19,6 +19,15 @@ that high."""
 # Which lane of its queue a task belongs to, as bells name it.
 LANE = f"CASE WHEN task.gate IS NULL THEN task.priority ELSE {GATED_LINE} END AS priority"
 
+# What belongs to deleted tasks goes with them: parts of a statement in which `gone` are those.
+BELONGINGS = """unlinked AS (
+    DELETE FROM $links AS link USING gone WHERE link.child_id = gone.id
+), unlogged AS (
+    DELETE FROM $logs AS log USING gone WHERE log.task_id = gone.id
+), unstepped AS (
+    DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
+)"""
+
 _NAME = re.compile(r"\$([a-z_]+)")
 
 

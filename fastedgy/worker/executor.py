@@ -269,7 +269,7 @@ class Executor:
             if it.extra is not None and it.extra.breaker is not None:
                 value = await guarded(it, it.extra.breaker, self._attempt)
             elif _middleware:
-                value = await through(it, lambda: self._call(it))
+                value = await self._attempt(it)
             else:
                 value = await self._call(it)
         except BaseException as error:

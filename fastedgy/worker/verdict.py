@@ -13,6 +13,7 @@ from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import SagaCompensated, WorkflowError
 from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
+from fastedgy.queued_task.failures import message_of, type_of
 from fastedgy.store import outcomes
 from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.worker.running import Running
@@ -171,19 +172,11 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _type(error: BaseException | None) -> str:
-    kind = type(error)
-    if isinstance(error, Misfit):
-        return error.kind
-    if kind.__module__ in ("builtins", "__main__"):
-        return clean(kind.__qualname__, 200)
-    return clean(f"{kind.__module__}.{kind.__qualname__}", 200)
+    return error.kind if isinstance(error, Misfit) else type_of(error)
 
 
 def _message(error: BaseException) -> str:
-    try:
-        return clean(str(error), LONGEST_MESSAGE)
-    except BaseException as broken:  # the task's own code, and nothing it does may harm us
-        return f"(its message cannot be printed: {type(broken).__name__})"
+    return message_of(error, LONGEST_MESSAGE)
 
 
 def _traceback(error: BaseException) -> str | None:

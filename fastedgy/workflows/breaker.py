@@ -20,6 +20,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.queued_task.backoff import seconds_of
 from fastedgy.queued_task.control import Discard, Snooze
 from fastedgy.queued_task.encoding import fault_of
+from fastedgy.queued_task.failures import type_of
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import breakers
@@ -211,7 +212,7 @@ class CircuitBreaker:
                 row = await breakers.succeeded(connection, tables, self.name, token=token)
             else:
                 assert error is not None
-                reason = f"{engine.type_of(error)}: {engine.message_of(error)}"
+                reason = f"{type_of(error)}: {engine.message_of(error)}"
                 row = await breakers.failed(
                     connection, tables, self.name, token=token, error=reason
                 )

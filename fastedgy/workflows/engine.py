@@ -16,8 +16,9 @@ from asyncpg import Connection
 
 from fastedgy.errors import NoOpenBuffer, NotAsync, NotConnected, StepFailed
 from fastedgy.models.tables import Tables
+from fastedgy.queued_task import failures
 from fastedgy.queued_task.annotations import result_rebuilder
-from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, loads
+from fastedgy.queued_task.encoding import NotEncodable, dumps, loads
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer, open_buffer
 from fastedgy.queued_tasks.service import QueuedTasks, open_producer
@@ -221,20 +222,9 @@ def decode(text: str | None, func: Callable[..., Any] | None = None) -> Any:
 # Errors.
 
 
-def type_of(error: BaseException) -> str:
-    """The name of an exception's class, as rows have it."""
-    kind = type(error)
-    if kind.__module__ in ("builtins", "__main__"):
-        return clean(kind.__qualname__, 200)
-    return clean(f"{kind.__module__}.{kind.__qualname__}", 200)
-
-
 def message_of(error: BaseException) -> str:
-    """What an exception says, as rows have it."""
-    try:
-        return clean(str(error), LONGEST_MESSAGE)
-    except Exception as broken:  # the task's own code, and nothing it does may harm us
-        return f"(its message cannot be printed: {type(broken).__name__})"
+    """What an exception says, as the rows of steps have it."""
+    return failures.message_of(error, LONGEST_MESSAGE)
 
 
 def rebuild_error(step: str, error_type: str, message: str) -> Exception:

@@ -23,6 +23,7 @@ from fastedgy.errors import (
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.control import Discard, Snooze
 from fastedgy.queued_task.encoding import NotEncodable
+from fastedgy.queued_task.failures import type_of
 from fastedgy.queued_task.logs import getLogger
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks.buffer import Buffer
@@ -256,7 +257,7 @@ class Journal:
         if isinstance(error, Discard):
             tries = ONCE
         delay = await self._note_failure(
-            call, engine.type_of(error), engine.message_of(error), attempts, tries
+            call, type_of(error), engine.message_of(error), attempts, tries
         )
         if delay is not None:
             await self.pauses.suspend_in_step(delay)

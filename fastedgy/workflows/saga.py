@@ -18,6 +18,7 @@ from fastedgy.errors import (
 )
 from fastedgy.queued_task.backoff import Exponential, Policy, policy
 from fastedgy.queued_task.control import Retry, Snooze
+from fastedgy.queued_task.failures import type_of
 from fastedgy.queued_task.logs import getLogger
 from fastedgy.workflows import engine
 from fastedgy.workflows.entry import journal_of
@@ -225,7 +226,7 @@ class Saga:
         if timed_out:
             self._error = ("TaskTimeout", "The task did not end in time.")
         else:
-            self._error = (engine.type_of(error), engine.message_of(error))
+            self._error = (type_of(error), engine.message_of(error))
         journal.unwound = True
         journal.run.buffer.drop()
         await journal.note(call, "failed", error=self._error)
@@ -261,7 +262,7 @@ class Saga:
                     raise
                 raise CompensationFailed(self.name, made.name, "it did not end in time") from None
             except Exception as error:
-                reason = f"{engine.type_of(error)}: {engine.message_of(error)}"
+                reason = f"{type_of(error)}: {engine.message_of(error)}"
                 raise CompensationFailed(self.name, made.name, reason) from error
             logger.info("The step %s of the saga %s is undone", made.name, self.name)
             undone.append(made.name)

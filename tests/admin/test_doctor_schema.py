@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from helpers import create_database, drop_database
 
 from fastedgy.admin.doctor import Finding, Severity, apply_fix, doctor
 from fastedgy.admin.doctor_schema import check_schema
@@ -17,14 +16,6 @@ from fastedgy.models.tables import Tables
 from fastedgy.store import schema
 
 TABLES = Tables()
-
-
-@pytest.fixture(scope="module")
-def patient(server_url: str, template: str) -> Iterator[str]:
-    """One database for all tests here: what a test breaks is whole again at its end."""
-    url = create_database(server_url, template)
-    yield url
-    drop_database(server_url, url)
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-from helpers import create_database, drop_database
 from rows import add, connections
 
 from fastedgy.admin import doctor_server
@@ -17,14 +16,6 @@ from fastedgy.models.tables import Tables
 from fastedgy.store import doctor as store
 
 TABLES = Tables()
-
-
-@pytest.fixture(scope="module")
-def patient(server_url: str, template: str) -> Iterator[str]:
-    """One database for all tests here."""
-    url = create_database(server_url, template)
-    yield url
-    drop_database(server_url, url)
 
 
 @pytest.fixture

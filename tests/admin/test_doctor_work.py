@@ -20,11 +20,6 @@ from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import unknown
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
 async def hire(
     connection: asyncpg.Connection, id: UUID = WORKER, *queue_names: str, **columns: Any
 ) -> None:

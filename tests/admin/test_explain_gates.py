@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import TABLES, WORKER, new, write
@@ -52,11 +51,6 @@ GATES = st.lists(
     max_size=3,
 )
 QUEUES = st.sampled_from([None, None, "full", "slow", "slow but due", "roomy"])
-
-
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
 
 
 async def clear(connection: Any) -> None:

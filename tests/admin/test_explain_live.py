@@ -49,11 +49,6 @@ async def unlucky() -> None:
     raise ValueError("no such user")
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     let_go.clear()

@@ -37,11 +37,6 @@ from fastedgy.store.outcomes import unknown
 SUPERVISOR = UUID(int=9)
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
 async def hire(
     connection: asyncpg.Connection, id: UUID = WORKER, *queue_names: str, **columns: Any
 ) -> None:

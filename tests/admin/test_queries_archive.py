@@ -28,11 +28,6 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=40)
 _tick = itertools.count()
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
 async def old(connection: asyncpg.Connection, state: str = "done", **columns: Any) -> UUID:
     """A task that ended long ago; its id is as old."""
     made = int(LONG_AGO.timestamp() * 1000) + next(_tick)

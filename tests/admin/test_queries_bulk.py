@@ -18,16 +18,6 @@ from fastedgy.store import search
 ALL = TaskFilter()
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
-@pytest.fixture
-def admin(connection: asyncpg.Connection) -> QueueAdmin:
-    return QueueAdmin.on(connection)
-
-
 async def done(admin: QueueAdmin, action: str, filter: TaskFilter = ALL, **given: Any) -> Any:
     """Apply an action to the end; the last progress."""
     last: BulkProgress | None = None

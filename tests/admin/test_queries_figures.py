@@ -20,16 +20,6 @@ from fastedgy.store.rollups import BOUNDS, BUCKETS, bucket, quantile
 HOUR = 3600.0
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
-@pytest.fixture
-def admin(connection: asyncpg.Connection) -> QueueAdmin:
-    return QueueAdmin.on(connection)
-
-
 # -- States and queues -----------------------------------------------------------------------------
 
 

@@ -20,16 +20,6 @@ from fastedgy.store import search
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
-@pytest.fixture
-def admin(connection: asyncpg.Connection) -> QueueAdmin:
-    return QueueAdmin.on(connection)
-
-
 @pytest.fixture(params=["by its index", "in steps"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to find tasks: by partial indexes, and along the primary key in small steps."""

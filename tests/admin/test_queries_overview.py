@@ -22,16 +22,6 @@ from fastedgy.store.overview import WorkerRow
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
-@pytest.fixture
-def admin(connection: asyncpg.Connection) -> QueueAdmin:
-    return QueueAdmin.on(connection)
-
-
 def worker(**changes: Any) -> WorkerRow:
     values: dict[str, Any] = {
         "id": WORKER, "server_name": "web", "pid": 1, "supervisor_id": None, "state": "running",

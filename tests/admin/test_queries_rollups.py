@@ -24,11 +24,6 @@ from fastedgy.worker.wire import Wire
 
 
 @pytest.fixture
-def database_url(queue_url: str) -> str:
-    return queue_url
-
-
-@pytest.fixture
 def counting(database_url: str) -> Rollups:
     config = QueuedTaskConfig()
     return Rollups(Wire(database_url, config, Counters(), "test"), TABLES, WORKER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import pytest
 HERE = Path(__file__).parent
 SITE = HERE / "site"
 WORKERS = HERE.parent / "worker"
-for folder in (SITE, WORKERS, WORKERS / "site"):
+for folder in (HERE, SITE, WORKERS, WORKERS / "site"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 from crew import Crew, Hire  # noqa: E402
+from elsewhere import Pooler  # noqa: E402
+from proxy import proxy  # noqa: E402
 from supervised import Supervised  # noqa: E402
 
 
@@ -53,3 +55,13 @@ def crash_crew(database_url: str) -> Iterator[Crew]:
 def hire(database_url: str) -> Hire:
     """Start a worker in this process: `async with hire(...) as staff`."""
     return Hire(database_url)
+
+
+@pytest.fixture
+async def pooler(database_url: str, tmp_path: Path) -> AsyncIterator[Pooler]:
+    # The embedded server lets in nobody but its owner, which the pooler is not.
+    async with proxy(database_url) as line:
+        made = Pooler(line.url, tmp_path)
+        made.start()
+        yield made
+        made.kill()

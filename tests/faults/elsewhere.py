@@ -7,21 +7,15 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from commands import free_port
+from helpers import wait_until
 
 from fastedgy.database_url import DatabaseAddress, parse_url
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def program(name: str, *folders: str) -> str:
@@ -49,14 +43,15 @@ def give_away(*paths: Path) -> None:
 
 def until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until somebody answers on a port of 127.0.0.1."""
-    deadline = time.monotonic() + 20
-    while True:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
+
+    def check() -> None:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            raise AssertionError(log.read_text()) from None
+
+    wait_until(check, within=20)
 
 
 class Pooler:

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
-import pytest
 from elsewhere import Pooler
-from proxy import proxy
 
 from fastedgy.admin.doctor import doctor
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.models.tables import Tables
-
-
-@pytest.fixture
-async def pooler(database_url: str, tmp_path: Path) -> AsyncIterator[Pooler]:
-    async with proxy(database_url) as line:
-        made = Pooler(line.url, tmp_path)
-        made.start()
-        yield made
-        made.kill()
 
 
 async def codes(url: str, *, notify: bool = True) -> set[str]:

@@ -38,16 +38,6 @@ async def all_done(connection: asyncpg.Connection, count: int) -> None:
 # A pooler
 
 
-@pytest.fixture
-async def pooler(database_url: str, tmp_path: Path) -> AsyncIterator[Pooler]:
-    # The embedded server lets in nobody but its owner, which the pooler is not.
-    async with proxy(database_url) as line:
-        made = Pooler(line.url, tmp_path)
-        made.start()
-        yield made
-        made.kill()
-
-
 @asynccontextmanager
 async def producer(url: str) -> AsyncIterator[QueuedTasks]:
     queue = QueuedTaskConfig(use_postgresql_notify=False, polling_interval=0.2)

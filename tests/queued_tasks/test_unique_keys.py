@@ -21,11 +21,6 @@ from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import Standing
 
 
-@pytest.fixture(autouse=True)
-async def no_keys(connection: asyncpg.Connection) -> None:
-    await connection.execute(f"DELETE FROM {TABLES.keys}")
-
-
 async def add(tasks: QueuedTasks, number: int, **options: Any) -> Any:
     """A report under the key of all reports; its id."""
     ref = await tasks.task(unique_key="report", **options).add_task(mail_samples.report, number)

@@ -45,12 +45,6 @@ async def wire(database_url: str) -> AsyncIterator[Wire]:
     await opened.close()
 
 
-@pytest.fixture(autouse=True)
-async def clean_settings(connection: asyncpg.Connection) -> None:
-    for table in (TABLES.queues, TABLES.gates, TABLES.keys, TABLES.events):
-        await connection.execute(f"DELETE FROM {table}")
-
-
 @pytest.mark.parametrize("free", [1, 4])
 async def test_a_look_at_the_gates_leaves_no_slot_empty_while_plain_tasks_wait(
     wire: Wire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, free: int

@@ -25,13 +25,6 @@ def clean_limits() -> None:
         book.clear()
 
 
-@pytest.fixture(autouse=True)
-async def clean_settings(connection: asyncpg.Connection) -> None:
-    """No settings of queues, gates and breakers from an earlier test."""
-    for table in (TABLES.queues, TABLES.gates, TABLES.breakers):
-        await connection.execute(f"DELETE FROM {table}")
-
-
 def gated(name: str, **columns: Any) -> NewTask:
     """A task of `limit_tasks` with its gate, as its producer would write it."""
     path = f"limit_tasks.{name}"

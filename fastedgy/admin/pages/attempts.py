@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fastedgy.admin.types import TaskDetails
-from fastedgy.store.find import ENDED
+from fastedgy.store.details import began
+from fastedgy.wording import moment_of
 
 WIDTH = 1000.0
 _BARELY = timedelta(milliseconds=1)
@@ -54,15 +55,15 @@ def events_of(task: TaskDetails) -> list[Event]:
     found: list[tuple[datetime | None, str, str, str]] = [(task.date_created, "created", "", "")]
     for entry in _history(task):
         attempt = entry.get("attempt", "?")
-        found.append((_moment(entry.get("started")), f"started, attempt {attempt}", "doing", ""))
+        found.append((moment_of(entry.get("started")), f"started, attempt {attempt}", "doing", ""))
         what = str(entry.get("what") or "ended")
         style = "failed" if entry.get("error_type") else ""
-        found.append((_moment(entry.get("ended")), what, style, _error(entry)))
+        found.append((moment_of(entry.get("ended")), what, style, _error(entry)))
     if task.state == "scheduled":
         found.append((task.date_due, "due", "scheduled", ""))
     if task.date_enqueued and task.state not in ("scheduled", "waiting"):
         found.append((task.date_enqueued, "enqueued", "enqueued", ""))
-    if (started := started_at(task)) is not None:
+    if (started := began(task)) is not None:
         found.append((started, f"started, attempt {task.attempt}", "doing", ""))
     if task.date_ended:
         ended = {"error_type": task.error_type, "error_message": task.error_message}
@@ -85,11 +86,11 @@ def parts_of(task: TaskDetails, *, now: datetime) -> list[Part]:
     """
     runs: list[tuple[datetime, datetime, str, str]] = []
     for entry in _history(task):
-        start, end = _moment(entry.get("started")), _moment(entry.get("ended"))
+        start, end = moment_of(entry.get("started")), moment_of(entry.get("ended"))
         if start is not None and end is not None:
             style = "failed" if entry.get("error_type") else "cancelled"
             runs.append((start, end, style, f"attempt {entry.get('attempt', '?')}"))
-    if (started := started_at(task)) is not None:
+    if (started := began(task)) is not None:
         end = task.date_ended or now
         runs.append((started, max(end, started), task.state, f"attempt {task.attempt}"))
     if not runs:
@@ -130,29 +131,7 @@ def _history(task: TaskDetails) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if isinstance(entry, Mapping)]
 
 
-def started_at(task: TaskDetails) -> datetime | None:
-    """When the present or last run began, None if it has not run since it was enqueued.
-
-    A row keeps the start of its last run when it is retried, or cancelled before the next.
-    """
-    if task.date_started is None or task.state not in {"doing", *ENDED}:
-        return None
-    if task.date_enqueued is not None and task.date_enqueued > task.date_started:
-        return None
-    return task.date_started
-
-
 def _error(entry: Mapping[str, Any]) -> str:
     kind, message = entry.get("error_type") or "", entry.get("error_message") or ""
     first = str(message).split("\n", 1)[0]
     return f"{kind}: {first}" if kind and first else str(kind or first)
-
-
-def _moment(text: object) -> datetime | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.astimezone()

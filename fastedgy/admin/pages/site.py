@@ -21,6 +21,7 @@ from fastedgy.admin.api.problems import status_of
 from fastedgy.admin.auth import Identity, QueueAuth
 from fastedgy.admin.pages import words
 from fastedgy.errors import FastEdgyError
+from fastedgy.wording import escaped
 
 STATIC = {"queue.css": "text/css; charset=utf-8", "queue.js": "text/javascript; charset=utf-8"}
 HEADERS = {
@@ -113,7 +114,7 @@ def environment() -> Environment:
         moment=words.moment,
         ago=words.ago,
         shorten=words.shorten,
-        visible=words.visible,
+        visible=escaped,
         json_line=words.json_line,
         last_part=words.last_part,
         query=urlencode,

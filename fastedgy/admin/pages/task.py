@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from fastedgy.admin.auth import Identity
-from fastedgy.admin.pages.attempts import events_of, frames_of, parts_of, started_at
+from fastedgy.admin.pages.attempts import events_of, frames_of, parts_of
 from fastedgy.admin.pages.family import draw
 from fastedgy.admin.pages.site import Site, back
 from fastedgy.admin.pages.words import clock, moment, span
@@ -19,7 +19,7 @@ from fastedgy.dependencies import Inject
 from fastedgy.errors import InvalidOption, InvalidTransition
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.store.calls import stored_call
-from fastedgy.store.details import last_logs
+from fastedgy.store.details import began, last_logs
 from fastedgy.store.find import ENDED
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -60,7 +60,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
         return site.page(
             request, "task.html", who, task=details, explanation=explanation,
             lines=lines,
-            level=level, levels=LEVELS, started=started_at(details),
+            level=level, levels=LEVELS, started=began(details),
             progress=_progress(context), stage=_text(context.get("stage")),
             timeline=events_of(details), bars=bars,
             whole=((details.date_ended or now) - details.date_created),

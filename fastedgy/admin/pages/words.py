@@ -9,8 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fastedgy.wording import duration, escaped
+
 _COMPACT = ((1_000_000_000, "B"), (1_000_000, "M"))
-_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def clock() -> datetime:
@@ -37,23 +38,11 @@ def count(value: int, noun: str) -> str:
 
 def span(seconds: float | timedelta | None) -> str:
     """A span of time in the unit that fits: 3 ms, 1.2 s, 4 min 10 s, 2 h 5 min. None is a dash."""
-    if seconds is None:
-        return "-"
     if isinstance(seconds, timedelta):
         seconds = seconds.total_seconds()
-    seconds = max(0.0, seconds)
-    if seconds < 0.00095 and seconds > 0:
+    if seconds is not None and 0 < seconds < 0.00095:
         return f"{seconds * 1e6:.0f} µs"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller_size, smaller in _UNITS:
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
+    return duration(seconds)
 
 
 def milliseconds(value: float | None) -> str:
@@ -110,19 +99,8 @@ def json_line(value: Any) -> str:
 
 def shorten(text: object, longest: int = 120) -> str:
     """Text cut with an ellipsis. Control characters are written as escapes."""
-    line = visible(str(text))
+    line = escaped(str(text))
     return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    """Text from a row, with control characters as escapes; line ends too, unless `lines`."""
-    if text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(
-        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
-        for each in text
-    )
 
 
 def last_part(name: str) -> str:

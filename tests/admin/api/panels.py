@@ -16,7 +16,6 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from helpers import execute, run
 
 from fastedgy.admin import QueueAdmin, tokens
 from fastedgy.app import FastEdgy, running
@@ -38,7 +37,6 @@ import panel_tasks  # noqa: E402
 
 WRITE, READ = "write-" + "w" * 20, "read-" + "r" * 20
 API = "/queue/api"
-OTHERS = ("queues", "gates", "breakers", "steps", "events", "keys", "schedules", "audit", "rollups")
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -117,8 +115,6 @@ def clean_panel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def database_url(queue_url: str) -> str:
-    tables = queue_tables()
-    run(execute(queue_url, *(f"DELETE FROM {getattr(tables, name)}" for name in OTHERS)))
     return queue_url
 
 
