@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
+from fastedgy.logs import only_listener
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
 from fastedgy.queued_task.running import current
 
@@ -34,6 +36,7 @@ class TaskLogger(logging.Logger):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self._clean_name = clean(name)
         self._standard = logging.getLogger(name)
         self.parent = self._standard.parent
 
@@ -65,17 +68,31 @@ class TaskLogger(logging.Logger):
         stacklevel: int = 1,
     ) -> None:
         run = current.get()
-        if run is None or stack_info or self._standard.isEnabledFor(level):
+        if run is None or stack_info:
             super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+            return
+        console = None
+        if self._standard.isEnabledFor(level):
+            console = only_listener(self._standard)
+            if console is None:
+                super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+                return
         elif run.is_log_full:
             run.logs_dropped += 1  # a million lines should not cost a million records
-        else:
-            # Rows do not say where in the source a line was logged: finding out costs the most.
+            return
+        # From here on nobody asks where in the source it was logged: finding out costs the most.
+        if exc_info or extra:
             if isinstance(exc_info, BaseException):
                 exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
             elif exc_info and not isinstance(exc_info, tuple):
                 exc_info = sys.exc_info()
             self.handle(self.makeRecord(self.name, level, "", 0, msg, args, exc_info, None, extra))
+            return
+        message = _formatted(msg, args)
+        if level >= self.level:
+            run.log(_level_of(level), self._clean_name, message)
+        if console is not None:
+            console.say(level, self.name, message)
 
     def handle(self, record: logging.LogRecord) -> None:
         """Make the record a row of the running task, and hand it to the standard logger."""
@@ -83,8 +100,8 @@ class TaskLogger(logging.Logger):
         if run is not None and record.levelno >= self.level:
             run.log(
                 _level_of(record.levelno),
-                clean(self.name),
-                _message_of(record),
+                self._clean_name,
+                _formatted(record.msg, record.args),
                 _info_of(record),
             )
         if self._standard.isEnabledFor(record.levelno):
@@ -142,11 +159,16 @@ def _level_of(number: int) -> str:
     return _LEVELS[max((level for level in _LEVELS if level <= number), default=logging.DEBUG)]
 
 
-def _message_of(record: logging.LogRecord) -> str:
+def _formatted(msg: object, args: Any) -> str:
+    """The message with its arguments, as a record would have it, in what a row can hold."""
     try:
-        message = record.getMessage()
+        message = msg if type(msg) is str else str(msg)
+        if args:
+            if type(args) is tuple and len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
+                args = args[0]
+            message %= args
     except Exception as error:  # the author's format does not fit its arguments
-        message = f"{record.msg!r} (its arguments do not fit: {type(error).__name__})"
+        message = f"{msg!r} (its arguments do not fit: {type(error).__name__})"
     return clean(message, _LONGEST_MESSAGE)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from fastedgy.logs import LogFormat, configure_logging
 from fastedgy.queued_task import TaskContext, TaskRun, getLogger
 
 NAME = "tests.of.task.logs"
@@ -176,3 +179,101 @@ def test_other_loggers_write_no_rows() -> None:
         logging.getLogger("somebody.else").error("x")
         logging.getLogger(NAME).error("x")
     assert rows(run) == []
+
+
+@contextmanager
+def as_in_a_worker(format: LogFormat = "text") -> Iterator[io.StringIO]:
+    """Logging as a worker has it, without pytest's handlers. Yields what the worker prints."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    root.handlers = []
+    try:
+        configure_logging(format, stream=stream)
+        yield stream
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_workers_own_log_shows_the_same_whether_it_is_the_only_one_who_listens(
+    logger: logging.Logger, format: LogFormat
+) -> None:
+    def say() -> None:
+        logger.info("step %d of %s", 1, "two")
+        logger.info("%(a)s", {"a": "by name"})
+        logger.warning("per cent %")
+        logger.error("unfit %d", "x")
+        logger.debug("row only")
+        logger.info("with more", extra={"size": 3})
+
+    with as_in_a_worker(format) as stream, TaskContext() as run:
+        say()
+        alone, seen = rows(run), _without_time(stream)
+        heard = logging.Handler()
+        heard.handle = lambda record: True  # type: ignore[method-assign]
+        logging.getLogger().addHandler(heard)
+        logging.getLogger(NAME).filters.append(lambda record: "unfit" not in str(record.msg))
+        stream.truncate(0)
+        say()
+        logging.getLogger(NAME).filters.clear()
+        assert rows(run) == alone
+    assert [message for _, _, message in alone][:3] == ["step 1 of two", "by name", "per cent %"]
+    assert [line for line in seen if "unfit" not in line] == _without_time(stream)
+    assert len(seen) == 5
+
+
+def _without_time(stream: io.StringIO) -> list[str]:
+    lines = stream.getvalue().replace("\x00", "").splitlines()
+    if lines[0].startswith("{"):
+        return [str(json.loads(line) | {"time": ""}) for line in lines]
+    return [line[len("2000-01-01 00:00:00.000") :] for line in lines]
+
+
+@pytest.mark.parametrize("how", ["handler", "filter", "factory", "call_handlers", "above"])
+def test_whoever_else_listens_gets_records(
+    logger: logging.Logger, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        heard.append(record.funcName)
+        return True
+
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "handle", hear)
+    standard, parent = logging.getLogger(NAME), logging.getLogger("tests")
+    if how == "handler":
+        monkeypatch.setattr(standard, "handlers", [handler])
+    elif how == "above":
+        monkeypatch.setattr(parent, "handlers", [handler])
+    elif how == "filter":
+        monkeypatch.setattr(standard, "filters", [hear])
+    elif how == "factory":
+        factory = logging.getLogRecordFactory()
+
+        def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+            record = factory(*args, **kwargs)
+            hear(record)
+            return record
+
+        logging.setLogRecordFactory(make)
+    else:
+        monkeypatch.setattr(logging.Logger, "callHandlers", lambda self, record: hear(record))
+    try:
+        with as_in_a_worker(), TaskContext():
+            logger.info("hello")
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    assert heard == ["test_whoever_else_listens_gets_records"]
+
+
+def test_a_console_that_is_gone_is_complained_of_and_stops_nothing(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with as_in_a_worker() as stream, TaskContext() as run:
+        stream.close()
+        logger.info("hello")
+    assert [message for _, _, message in rows(run)] == ["hello"]
+    assert "Logging error" in capsys.readouterr().err
