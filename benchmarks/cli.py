@@ -34,7 +34,7 @@ from benchmarks.harness import BenchmarkError, Lab, embedded_server, forget_sett
 from benchmarks.report import Result, Scenario, show
 from fastedgy.database import normalize_url
 from fastedgy.errors import FastEdgyError
-from fastedgy.worker.__main__ import loop_factory
+from fastedgy.worker.process import loop_factory
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario

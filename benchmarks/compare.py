@@ -29,7 +29,7 @@ from benchmarks.peers.tables import show
 from fastedgy.database import connect, normalize_url
 from fastedgy.database_url import parse_url
 from fastedgy.errors import FastEdgyError
-from fastedgy.worker.__main__ import loop_factory
+from fastedgy.worker.process import loop_factory
 
 FACTS = ("drain", "many", "chunk")
 OUR_SETTINGS = (

@@ -28,8 +28,8 @@ from benchmarks.tasks import noop, traced
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.queued_task.offered import offer
-from fastedgy.worker.__main__ import loop_factory
 from fastedgy.worker.assignment import Assignment
+from fastedgy.worker.process import loop_factory
 from fastedgy.worker.report import Report
 from fastedgy.worker.worker import Worker
 

@@ -11,12 +11,13 @@ import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
 
-from fastapi import FastAPI
-
 from fastedgy.errors import AppNotFound, FastEdgyError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 logger = logging.getLogger("fastedgy.discovery")
 
@@ -138,9 +139,9 @@ def _attribute(module: ModuleType, attribute: str, spec: str) -> Any:
                 ) from None
         return found
     app = getattr(module, "app", None)
-    if isinstance(app, FastAPI):
+    if _is_app(app):
         return app
-    apps = {id(each): each for each in vars(module).values() if isinstance(each, FastAPI)}
+    apps = {id(each): each for each in vars(module).values() if _is_app(each)}
     if len(apps) == 1:
         return apps.popitem()[1]
     raise AppNotFound(
@@ -150,13 +151,13 @@ def _attribute(module: ModuleType, attribute: str, spec: str) -> Any:
 
 
 def _hint(module: ModuleType) -> str:
-    apps = [name for name, each in vars(module).items() if isinstance(each, FastAPI)]
+    apps = [name for name, each in vars(module).items() if _is_app(each)]
     return f" Its FastAPI objects: {', '.join(apps)}." if apps else ""
 
 
 def _called(found: Any, spec: str) -> FastAPI:
     """The application itself, or what a factory returns."""
-    if isinstance(found, FastAPI):
+    if _is_app(found):
         return found
     if inspect.isroutine(found):
         try:
@@ -174,7 +175,7 @@ def _called(found: Any, spec: str) -> FastAPI:
             raise AppNotFound(
                 f"The application {spec!r} cannot be made: {type(error).__name__}: {error}."
             ) from error
-        if isinstance(found, FastAPI):
+        if _is_app(found):
             return found
         if inspect.iscoroutine(found):
             found.close()
@@ -182,6 +183,13 @@ def _called(found: Any, spec: str) -> FastAPI:
         f"The application {spec!r} is no FastAPI object, but a {type(found).__name__}. Name the "
         "FastAPI (or FastEdgy) object itself, or a function that returns it."
     )
+
+
+def _is_app(found: object) -> TypeGuard[FastAPI]:
+    # It takes 0.3 s to import, which commands where there is no application need not wait for.
+    from fastapi import FastAPI
+
+    return isinstance(found, FastAPI)
 
 
 def _modules_with(app: FastAPI) -> list[str]:

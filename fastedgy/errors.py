@@ -26,7 +26,9 @@
     ├── DuplicateTask                          the unique key is taken and duplicates are errors
     ├── NoOpenBuffer (RuntimeError)            `add_task` where nothing would ever write it
     ├── TaskNotFound (LookupError)             no row has that id
+    │   └── InvalidTaskId (ValueError)         what was given as an id cannot be one
     ├── BreakerNotFound (LookupError)          no circuit breaker has that name
+    ├── WorkerNotFound (LookupError)           no worker, supervisor or server is called that
     ├── AmbiguousId (LookupError)              an abbreviated id that several rows have
     ├── InvalidTransition (ValueError)         that state cannot be left that way
     ├── InvalidContext (ValueError)            a value that a task's context cannot hold
@@ -234,20 +236,43 @@ class BreakerNotFound(FastEdgyError, LookupError):
         self.name = name
 
 
+class WorkerNotFound(FastEdgyError, LookupError):
+    """No worker process that runs, no supervisor and no server is called that."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
+        there = f"There are {shown}." if known else "No worker runs."
+        super().__init__(f"No worker, supervisor or server is called {name!r}. {there}")
+        self.name = name
+
+
 class TaskNotFound(FastEdgyError, LookupError):
     """No row has that id (never written, or pruned)."""
 
-    def __init__(self, id: UUID | str) -> None:
-        super().__init__(f"No task has the id {id}. `fastedgy queue list` shows which there are.")
+    def __init__(self, id: UUID | str, message: str | None = None) -> None:
+        super().__init__(
+            message or f"No task has the id {id}. `fastedgy queue list` shows which there are."
+        )
         self.id = id
 
 
-class AmbiguousId(FastEdgyError, LookupError):
-    """An abbreviated id is that of several tasks. `ids` are some of them."""
+class InvalidTaskId(TaskNotFound, ValueError):
+    """What was given as a task's id cannot be one, so no row has it."""
 
-    def __init__(self, text: str, ids: list[UUID]) -> None:
+    def __init__(self, id: object) -> None:
+        super().__init__(
+            str(id),
+            f"{id!r} is not the id of a task: those are UUIDs, or their text, as `ref.id` has "
+            "them. `fastedgy queue list` shows which there are.",
+        )
+
+
+class AmbiguousId(FastEdgyError, LookupError):
+    """An abbreviated id is that of several tasks or workers. `ids` are some of them."""
+
+    def __init__(self, text: str, ids: list[UUID], kind: str = "task") -> None:
         shown = ", ".join(str(id) for id in ids[:3]) + (", …" if len(ids) > 3 else "")
-        super().__init__(f"{text} is short for more than one task ({shown}). Give more digits.")
+        super().__init__(f"{text} is short for more than one {kind} ({shown}). Give more digits.")
         self.ids = ids
 
 

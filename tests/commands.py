@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from helpers import wait_until
+from helpers import PATIENCE, wait_until
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -25,7 +25,7 @@ def environment(**variables: str) -> dict[str, str]:
     return found | variables
 
 
-def shell(script: str, cwd: Path, env: Mapping[str, str], within: float = 30) -> str:
+def shell(script: str, cwd: Path, env: Mapping[str, str], within: float = PATIENCE) -> str:
     """Run lines of a shell to their end and return what they print. Fails with their errors."""
     done = subprocess.run(
         ["bash", "-euc", script],
@@ -74,7 +74,7 @@ class Background:
         """All that it has printed so far."""
         return os.pread(self._output.fileno(), 10_000_000, 0).decode(errors="replace")
 
-    def wait_for(self, text: str, within: float = 20, *, times: int = 1) -> None:
+    def wait_for(self, text: str, within: float = PATIENCE, *, times: int = 1) -> None:
         """Wait until it has printed this text, so many times. Fails when it ends before."""
 
         def printed() -> None:
@@ -86,7 +86,11 @@ class Background:
 
         wait_until(printed, within)
 
-    def stop(self, within: float = 20) -> int:
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def stop(self, within: float = PATIENCE) -> int:
         """Ask it to end, wait for that, and return its exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

@@ -7,10 +7,12 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from helpers import create_database, drop_database, empty_queue, execute, run
+from scheduling import Files, rank
 
 from fastedgy import migrate
 from fastedgy.database import connect, normalize_url
@@ -21,6 +23,15 @@ from fastedgy.embedded.probe import is_running
 OUTSIDE_SERVER = os.environ.get("FASTEDGY_TEST_DATABASE_URL") or os.environ.get("DATABASE_URL")
 OURS = ("QUEUE_", "QUEUED_TASK_", "DATABASE_", "FASTEDGY_", "LOG_LEVEL", "LOG_FORMAT", "PG")
 FOLDER = "fastedgy-tests-"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None:
+    return Files(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(autouse=True)

@@ -17,33 +17,44 @@ from fastedgy.models.tables import Tables
 
 T = TypeVar("T")
 
+NO_TLS = False
+"""What clients here have as `verify`: else each of them would read all root certificates, which
+takes 30 ms of the processor."""
+PATIENCE = 30.0
+"""Seconds that a test waits for what is to happen. It costs nothing where it happens soon."""
 
-async def eventually(check: Callable[[], Awaitable[T] | T], within: float = 5.0) -> T:
+
+async def eventually(check: Callable[[], Awaitable[T] | T], within: float = PATIENCE) -> T:
     """Repeat a check until it raises no AssertionError any more; return what it returned.
 
     `within` is seconds. Sleeping is for this helper, never for a test.
     """
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     while True:
         try:
             result = check()
             return await result if inspect.isawaitable(result) else result
         except AssertionError:
-            if time.monotonic() > deadline:
+            if (waited := time.monotonic() - began) > within:
                 raise
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_pause(waited))
 
 
-def wait_until(check: Callable[[], T], within: float = 5.0) -> T:
+def wait_until(check: Callable[[], T], within: float = PATIENCE) -> T:
     """`eventually` for a test without an event loop."""
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     while True:
         try:
             return check()
         except AssertionError:
-            if time.monotonic() > deadline:
+            if (waited := time.monotonic() - began) > within:
                 raise
-        time.sleep(0.01)
+        time.sleep(_pause(waited))
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next look. What is waited for needs the processor, too."""
+    return min(0.1, max(0.01, waited / 20))
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -54,7 +65,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def execute(url: str, *statements: str) -> None:
     """Run statements on a connection of their own, outside a transaction."""
-    connection = await connect(url, application_name="fastedgy tests", timeout=30)
+    connection = await connect(url, application_name="fastedgy tests", timeout=PATIENCE)
     try:
         for statement in statements:
             await connection.execute(statement)
@@ -68,7 +79,7 @@ async def empty_queue(url: str) -> None:
         url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        "SET lock_timeout = '5s'",
+        "SET lock_timeout = '30s'",
         *(f"DELETE FROM {table}" for table in astuple(Tables())),
     )
 

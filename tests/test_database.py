@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from helpers import database_on, eventually, execute
+from helpers import PATIENCE, database_on, eventually, execute
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,7 +188,7 @@ async def test_a_missing_certificate_is_named() -> None:
 
 async def test_something_else_that_answers_there_is_unavailable() -> None:
     with fake_server("nonsense", ssl=b"H") as url, pytest.raises(DatabaseUnavailable):
-        await connect(url, timeout=1)
+        await connect(url, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_something_else_that_answers_there_is_unavailable() -> None:
 )
 async def test_a_place_that_is_not_there_is_unavailable(url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="is not reachable: "):
-        await connect(url, timeout=1)
+        await connect(url, timeout=PATIENCE)
 
 
 async def test_a_missing_database_names_the_command(server_url: str) -> None:
@@ -271,8 +271,7 @@ async def test_a_server_that_does_not_answer_is_given_up() -> None:
 
 @pytest.fixture
 async def connections(empty_database_url: str) -> AsyncIterator[Connections]:
-    config = QueuedTaskConfig(statement_timeout=0.3)
-    opened = Connections(empty_database_url, SETTINGS, config)
+    opened = Connections(empty_database_url, SETTINGS, QueuedTaskConfig())
     yield opened
     await opened.close()
 
@@ -292,16 +291,20 @@ async def test_a_connection_is_kept_for_the_next(connections: Connections) -> No
 async def test_many_at_once_share_a_few_connections_in_turn(connections: Connections) -> None:
     using = most = 0
     pids: set[int] = set()
+    all_in_use = asyncio.Event()
 
     async def use() -> None:
         nonlocal using, most
         async with connections.acquire() as connection:
             using += 1
             most = max(most, using)
+            if using == SIZE:
+                all_in_use.set()
+            await all_in_use.wait()  # else the first to open could do the work of all
             pids.add(await pid(connection))
             using -= 1
 
-    await asyncio.gather(*(use() for _ in range(50)))
+    await asyncio.wait_for(asyncio.gather(*(use() for _ in range(50))), PATIENCE)
     assert most == len(pids) == SIZE
 
 
@@ -319,7 +322,7 @@ async def test_who_is_cancelled_while_waiting_holds_up_nobody(connections: Conne
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_soon(impatient.cancel)
         await asyncio.sleep(0)
-    assert await asyncio.wait_for(patient, 5) in pids
+    assert await asyncio.wait_for(patient, PATIENCE) in pids
     assert impatient.cancelled()
 
 
@@ -358,10 +361,13 @@ async def test_a_lost_connection_is_an_outage_and_the_next_one_works(
         assert await pid(connection)
 
 
-async def test_a_statement_that_hangs_counts_as_lost(connections: Connections) -> None:
+async def test_a_statement_that_hangs_counts_as_lost(empty_database_url: str) -> None:
+    config = QueuedTaskConfig(statement_timeout=0.3)
+    connections = Connections(empty_database_url, SETTINGS, config)
     with pytest.raises(DatabaseUnavailable, match="no answer in time"):
         async with connections.acquire() as connection:
             await connection.execute("SELECT pg_sleep(30)")
+    await connections.close()
 
 
 async def test_a_statement_that_is_wrong_is_its_own_error(connections: Connections) -> None:
@@ -547,6 +553,40 @@ async def test_models_declared_before_the_url_is_known_use_it(empty_database_url
         assert await notes(empty_database_url) == [7]
     finally:
         database.registry.delete_model("Note")
+
+
+LATE = """
+import asyncio, sys
+from fastedgy import database
+from fastedgy.config import Settings
+from fastedgy.errors import ConfigurationError
+
+async def main(url):
+    settings = Settings(database_url=url)
+    async with database.bound(url, settings), database.bound(url, settings):
+        try:
+            async with database.bound("postgres://h/other", settings):
+                raise AssertionError("two databases")
+        except ConfigurationError as error:
+            assert "One process serves one DATABASE_URL" in str(error)
+        assert not database.in_use() and "edgy.core" not in sys.modules
+        used = database.registry.database
+        assert await used.fetch_val("SELECT 42") == 42 and used.ref_counter == 2
+    assert not used.is_connected
+    async with database.bound(url, settings):
+        assert await used.fetch_val("SELECT 42") == 42
+    assert not used.is_connected
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_registry_that_is_made_while_applications_run_is_connected_and_ends_with_them(
+    empty_database_url: str,
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", LATE, empty_database_url]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
 
 
 def test_importing_the_database_room_imports_no_driver() -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import functools
 import logging
-import os
-import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -12,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Protocol
 from unittest.mock import AsyncMock, MagicMock
 
@@ -20,7 +19,6 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
 
-import fastedgy
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.dependencies import (
     Container,
@@ -354,6 +352,31 @@ def test_a_registered_service_goes_before_a_lent_one_which_comes_back() -> None:
         with container.lend({Smtp: Smtp("inner")}):
             assert get_service(Smtp).host == "inner"
         assert get_service(Smtp).host == "app"
+
+
+def test_a_service_is_lent_under_the_name_of_a_class_that_is_not_imported_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    container = get_container_service()
+    module = ModuleType("late_module")
+    late = module.Late = type("Late", (), {})  # type: ignore[attr-defined]
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(late())
+        return made[-1]
+
+    with container.lend({"late_module:Late": make}):
+        assert not has_service(late)
+        monkeypatch.setitem(sys.modules, "late_module", module)
+        assert has_service(late)
+        with pytest.raises(ServiceExists):
+            register_service(late())
+        with container.lend({"late_module:Late": (inner := late())}):
+            assert get_service(late) is inner
+        assert made == []
+        assert get_service(late) is get_service(late) is made[0]
+    assert not has_service(late)
 
 
 def test_a_suggestion_gives_way_to_everything_else() -> None:
@@ -792,26 +815,3 @@ def test_the_injected_parameters_of_a_function_are_known() -> None:
     assert resolve_inject(Inject(Mailer)) is get_service(Mailer)
     with pytest.raises(TypeError, match="is no Inject"):
         resolve_inject(3)
-
-
-def test_the_types_of_what_it_gives_are_known_to_mypy(tmp_path: Path) -> None:
-    checked = tmp_path / "checked.py"
-    checked.write_text(
-        "from fastedgy.dependencies import Inject, Token, get_service\n"
-        "class Tasks: ...\n"
-        "TOKEN = Token[Tasks]('other')\n"
-        "async def route(tasks: Tasks = Inject(Tasks), other: Tasks = Inject(TOKEN)) -> None: ...\n"
-        "reveal_type(get_service(Tasks))\n"
-        "reveal_type(get_service(TOKEN))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(checked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(Path(fastedgy.__file__).parents[1])},
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('Revealed type is "checked.Tasks"') == 2

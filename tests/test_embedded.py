@@ -210,7 +210,7 @@ def test_the_server_outlives_who_started_it_and_their_ctrl_c(embedded: EmbeddedP
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
         os.killpg(starter.pid, signal.SIGINT)
-        starter.wait(timeout=10)
+        starter.wait(timeout=30)
     assert pid_of(embedded) == pid
     assert kept(embedded.start()) == 42
     assert pid_of(embedded) == pid

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from commands import Background, environment, free_port, shell
 from guide_app import focused, progress, robust, third_party
-from helpers import create_database, drop_database, eventually
+from helpers import NO_TLS, create_database, drop_database, eventually
 
 from fastedgy.database import connect
 from fastedgy.errors import TaskFailed
@@ -58,7 +58,7 @@ def guide(server_url: str, template: str) -> Iterator[Running]:
 
 @pytest.fixture
 async def http(guide: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=guide.http) as client:
+    async with httpx.AsyncClient(base_url=guide.http, verify=NO_TLS) as client:
         yield client
 
 
@@ -85,7 +85,7 @@ async def ended(rows: asyncpg.Connection, name: str, count: int) -> list[asyncpg
         assert [row["state"] for row in found] == ["done"] * count
         return list(found)
 
-    return await eventually(check, within=10)
+    return await eventually(check)
 
 
 async def row_of(rows: asyncpg.Connection, ref: QueuedTaskRef) -> asyncpg.Record:
@@ -152,7 +152,7 @@ async def test_context_and_progress_are_in_the_row(
 ) -> None:
     ref = tasks.add_task(progress.process_dataset, 12)
 
-    assert await ref.wait(timeout=10) == {"processed": True}
+    assert await ref.wait(timeout=30) == {"processed": True}
     assert await ref.context() == {"dataset": {"id": 12}, "progress": 100, "stage": "saving"}
     assert json.loads((await row_of(rows, ref))["context"]) == await ref.context()
 
@@ -162,7 +162,7 @@ async def test_a_robust_task_logs_what_it_does(
 ) -> None:
     ref = tasks.add_task(robust.robust_task, 5)
 
-    assert await ref.wait(timeout=10) == {"processed": 5}
+    assert await ref.wait(timeout=30) == {"processed": 5}
     assert await log_lines(rows, ref.id) == [
         ("info", "tasks.processing", "Starting task for 5"),
         ("info", "tasks.processing", "Task completed successfully"),
@@ -176,7 +176,7 @@ async def test_a_robust_task_that_fails_says_why(
     ref = tasks.task(max_retries=0).add_task(robust.robust_task, "broken")
 
     with pytest.raises(TaskFailed, match="ValueError: the data is broken"):
-        await ref.wait(timeout=10)
+        await ref.wait(timeout=30)
     assert (await log_lines(rows, ref.id))[-1] == (
         "error",
         "tasks.processing",
@@ -194,9 +194,9 @@ async def test_focused_and_unfocused_tasks_run(
     welcome = tasks.add_task(focused.send_welcome_email, "ann@example.com")
     too_much = tasks.add_task(focused.handle_new_user, {"name": "Ann"})
 
-    sent = await welcome.wait(timeout=10)
+    sent = await welcome.wait(timeout=30)
     assert sent == {"recipient": "ann@example.com", "template": "welcome_template"}
-    assert await too_much.wait(timeout=10) is None
+    assert await too_much.wait(timeout=30) is None
     assert [message for _, _, message in await log_lines(rows, too_much.id)] == [
         "created",
         "sent",
@@ -209,7 +209,7 @@ async def test_a_rate_limit_is_retried_automatically(
 ) -> None:
     ref = tasks.add_task(third_party.api_task, {"key": "k", "limited": 2})
 
-    assert await ref.wait(timeout=10) == {"accepted": True}
+    assert await ref.wait(timeout=30) == {"accepted": True}
     row = await row_of(rows, ref)
     assert (row["attempt"], row["max_retries"]) == (3, 3)
     retried = [(past["what"], past["error_type"]) for past in json.loads(row["history"])]
@@ -222,7 +222,7 @@ async def test_an_error_of_authorization_is_not_retried(
     ref = tasks.add_task(third_party.api_task, {})
 
     with pytest.raises(TaskFailed, match="no key"):
-        await ref.wait(timeout=10)
+        await ref.wait(timeout=30)
     assert (await row_of(rows, ref))["attempt"] == 1
     assert await ref.context() == {"auth_failed": True}
 

@@ -42,6 +42,8 @@ READ = 5_000
 LARGEST_CHUNK = 5_000
 PREVIEW_SECONDS = 1.0
 """A preview counts for about so long."""
+Groups = dict[tuple[str, str, str], int]
+"""How many tasks there are of each state, queue and name."""
 
 
 class Admin(Protocol):
@@ -114,30 +116,50 @@ async def preview(
     connection: Connection, tables: Tables, action: BulkAction, filter: TaskFilter
 ) -> BulkPreview:
     """Count what the action would be done to, for about a second."""
-    groups: dict[tuple[str, str, str], int] = {}
-    seen = 0
-    wanted = _eligible(action, filter)
+    groups: Groups = {}
     complete = True
+    wanted = _eligible(action, filter)
     if wanted is not None:
         complete = False
         pages = search.pages(
             connection, tables, wanted, until=search.LAST_ID, size=READ, seconds=PREVIEW_SECONDS
         )
         async for ids, last in pages:
-            seen += len(ids)
             complete = last
-            for row in await search.count_groups(connection, tables, ids):
-                key = (row["state"], row["queue"], row["name"])
-                groups[key] = groups.get(key, 0) + row["number"]
+            await _count(connection, tables, ids, groups)
+    return _previewed(action, groups, complete=complete)
+
+
+async def preview_of(
+    connection: Connection, tables: Tables, action: BulkAction, ids: Sequence[UUID]
+) -> BulkPreview:
+    """Count what the action would be done to of these tasks."""
+    groups: Groups = {}
+    for start in range(0, len(ids), READ):
+        await _count(connection, tables, ids[start : start + READ], groups)
+    eligible = {key: number for key, number in groups.items() if key[0] in CAN_BE[action]}
+    return _previewed(action, eligible, complete=True)
+
+
+async def _count(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], groups: Groups
+) -> None:
+    for row in await search.count_groups(connection, tables, ids):
+        key = (row["state"], row["queue"], row["name"])
+        groups[key] = groups.get(key, 0) + row["number"]
+
+
+def _previewed(action: BulkAction, groups: Groups, *, complete: bool) -> BulkPreview:
+    total = sum(groups.values())
     states, queues, names = (_by(groups, place) for place in range(3))
     return BulkPreview(
         action=action,
-        total=seen,
+        total=total,
         at_least=not complete,
         states={state: states[state] for state in STATES if state in states},
         queues=queues,
         names=names,
-        sentence=_sentence(action, seen, complete, states, queues),
+        sentence=_sentence(action, total, complete, states, queues),
     )
 
 
@@ -147,7 +169,7 @@ def _eligible(action: BulkAction, filter: TaskFilter) -> TaskFilter | None:
     return replace(filter, states=states) if states else None
 
 
-def _by(groups: Mapping[tuple[str, str, str], int], place: int) -> dict[str, int]:
+def _by(groups: Groups, place: int) -> dict[str, int]:
     total: dict[str, int] = {}
     for key, number in groups.items():
         total[key[place]] = total.get(key[place], 0) + number

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from asyncpg import Connection, PostgresError
 
 from fastedgy.admin import doctor_schema, doctor_server, doctor_work
-from fastedgy.admin.findings import Finding, Fix, Severity, Thresholds, Ward
+from fastedgy.admin.findings import Cure, Finding, Fix, Severity, Thresholds, Ward
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import DatabaseError
 from fastedgy.models.tables import Tables
+from fastedgy.store import audit
 from fastedgy.store import doctor as store
 from fastedgy.store.overview import list_workers
 
-__all__ = ["Finding", "Fix", "Severity", "Thresholds", "apply_fix", "doctor"]
+__all__ = ["Cure", "Finding", "Fix", "Severity", "Thresholds", "apply_fix", "cure", "doctor"]
 
 LOCK_WAIT = 3.0
 """Seconds that a cure waits for the lock of a table."""
@@ -63,6 +65,37 @@ async def doctor(
     for check in CHECKS:
         findings += await check(connection, tables, ward)
     return sorted(findings, key=lambda finding: _RANK[finding.severity])
+
+
+async def cure(
+    connection: Connection,
+    tables: Tables,
+    findings: Sequence[Finding],
+    *,
+    actor: str,
+    source: str,
+) -> list[Cure]:
+    """Apply the cures of those findings that have a safe one, and note each in the audit.
+
+    One that the database refuses keeps nobody from the others.
+    """
+    cures = []
+    for finding in findings:
+        if finding.fix is None:
+            continue
+        try:
+            done, error = await apply_fix(connection, finding), None
+        except DatabaseError as refused:
+            done, error = [], str(refused)
+        cures.append(Cure(finding.code, finding.title, done, error))
+        details: dict[str, Any] = {"title": finding.title, "statements": done}
+        if error is not None:
+            details["error"] = error
+        await audit.note(
+            connection, tables, actor=actor, source=source, action="doctor.fix",
+            target=f"doctor:{finding.code}", details=details,
+        )  # fmt: skip
+    return cures
 
 
 async def apply_fix(connection: Connection, finding: Finding) -> Sequence[str]:

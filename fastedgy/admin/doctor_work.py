@@ -68,7 +68,7 @@ async def check_queues(connection: Connection, tables: Tables, ward: Ward) -> li
 
 def _unserved(queue: str, tasks: int, oldest: float, ward: Ward) -> Finding:
     served = sorted({name for worker in ward.alive for name in worker.queues or ()})
-    draining = sum(worker.state == "draining" for worker in ward.alive)
+    draining = sum(worker.drains for worker in ward.alive)
     evidence = f"The oldest has waited for {duration(oldest)}; {_workers(len(ward.alive))} alive"
     if draining:
         evidence += f", {draining} of them draining"

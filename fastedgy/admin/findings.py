@@ -52,6 +52,19 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Cure:
+    """A fix that was applied to a finding (`code`, `title`) by these `statements`.
+
+    `error`: what the database refused, and what was done before; then there are no `statements`.
+    """
+
+    code: str
+    title: str
+    statements: Sequence[str]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     """From when on something is worth a finding. Seconds, bytes, and shares between 0 and 1.
 

@@ -315,7 +315,7 @@ def _of_workers(reading: Reading) -> Iterator[Metric]:
 
 
 def _of_breakers(reading: Reading) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     state = GaugeMetricFamily(
         "circuit_breaker_state", "1 for the state that a breaker is in.", labels=["name", "state"]
@@ -323,8 +323,12 @@ def _of_breakers(reading: Reading) -> Iterator[Metric]:
     failures = GaugeMetricFamily(
         "circuit_breaker_failures", "Failures in a row, as they count now.", labels=["name"]
     )
+    opened = CounterMetricFamily(
+        "circuit_breaker_opened", "How often a breaker has opened.", labels=["name"]
+    )
     for breaker in reading.breakers:
+        opened.add_metric([breaker.name], breaker.opened)
         for word in ("closed", "half_open", "open"):
             state.add_metric([breaker.name, word], int(breaker.state == word))
         failures.add_metric([breaker.name], breaker.failures)
-    yield from (state, failures)
+    yield from (state, failures, opened)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from asyncpg import Connection
 
 from fastedgy.admin import queries, stats
-from fastedgy.admin.types import Level, NameStats, Overview, QueueInfo
+from fastedgy.admin.types import Level, NameStats, Overview, QueueChange, QueueInfo
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.store import counts, history, overview, queues
+from fastedgy.store.breakers import Breaker, list_breakers
 from fastedgy.store.counts import QueueDepth
 from fastedgy.store.overview import WorkerRow, list_workers, worker_summary
 from fastedgy.store.rollups import MINUTE, quantile
@@ -25,6 +26,9 @@ FAILING = 0.5
 """Share of failures from which on it is worth saying."""
 FEW_RUNS = 10
 SHOWN = 5
+LONGEST_ERROR = 120
+MOST_NAMED = 20
+"""Queues that a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +58,27 @@ def judge(
     *,
     lease: float,
     paused: Collection[str] = (),
+    coming: Mapping[str, int] | None = None,
+    breakers: Sequence[Breaker] = (),
     pace: Pace | None = None,
 ) -> Judgement:
-    """What to say of the queue first. `workers` without web processes."""
+    """What to say of the queue, the most serious first. `workers` without web processes; `coming`:
+    the queues that tasks are scheduled for, or wait for parents.
+    """
     pace = pace or Pace()
     alive = [worker for worker in workers if worker.is_alive(lease)]
     if not alive:
         sentence = _no_worker(states)
         return Judgement(Level.unhealthy, sentence, [sentence])
+    # What keeps tasks from running for good comes first, what passes or was meant comes last.
     reasons = [
-        *_unserved(depths, alive, paused),
-        *_silent(len(workers) - len(alive), lease),
+        *_unserved(depths, coming or {}, alive, paused),
+        *_draining(alive),
+        *_open(breakers),
         *_late(depths, alive, paused),
         *_failing(pace),
+        *_silent(len(workers) - len(alive), lease),
+        *_half_open(breakers),
         *_paused(depths, paused),
     ]
     if reasons:
@@ -82,17 +94,48 @@ def _no_worker(states: Mapping[str, int]) -> str:
 
 
 def _unserved(
-    depths: Mapping[str, QueueDepth], alive: Sequence[WorkerRow], paused: Collection[str]
+    depths: Mapping[str, QueueDepth],
+    coming: Mapping[str, int],
+    alive: Sequence[WorkerRow],
+    paused: Collection[str],
 ) -> list[str]:
-    found = {
-        name: queue.depth
-        for name, queue in depths.items()
-        if queue.depth and name not in paused and not any(each.serves(name) for each in alive)
+    lonely = {
+        name
+        for name in {*depths, *coming}.difference(paused)
+        if not any(each.serves(name) for each in alive)
     }
+    now = {name: depths[name].depth for name in lonely if name in depths and depths[name].depth}
+    later = {name: coming[name] for name in lonely.difference(now) if name in coming}
+    found = [(name, _wait(number)) for name, number in _largest_first(now)]
+    found += [(name, _are_to_come(number)) for name, number in _largest_first(later)]
     return [
-        f"Queue {name} has no worker; {_wait(depth)}. "
-        f"Start one: fastedgy queue start --queues {name}"
-        for name, depth in sorted(found.items(), key=lambda item: -item[1])
+        f"Queue {name} has no worker; {tasks}. Start one: fastedgy queue start --queues {name}"
+        for name, tasks in found
+    ]
+
+
+def _draining(alive: Sequence[WorkerRow]) -> list[str]:
+    if not all(each.drains for each in alive):
+        return []
+    who = "The only worker drains" if len(alive) == 1 else f"All {len(alive):,} workers drain"
+    return [f"{who}, so that no task starts. Start others: fastedgy queue start"]
+
+
+def _open(breakers: Sequence[Breaker]) -> list[str]:
+    return [
+        f"Breaker {each.name} is open, so its tasks wait; "
+        + (f"it tries again in {duration(each.rest)}." if each.rest else "the next call tries.")
+        + (f" Last error: {each.error.splitlines()[0][:LONGEST_ERROR]}" if each.error else "")
+        for each in breakers
+        if each.state == "open"
+    ]
+
+
+def _half_open(breakers: Sequence[Breaker]) -> list[str]:
+    return [
+        f"Breaker {each.name} is half open: one call at a time tries."
+        for each in breakers
+        if each.state == "half_open"
     ]
 
 
@@ -131,10 +174,10 @@ def _failing(pace: Pace) -> list[str]:
 
 
 def _paused(depths: Mapping[str, QueueDepth], paused: Collection[str]) -> list[str]:
+    waiting = {name: depths[name].depth if name in depths else 0 for name in paused}
     return [
-        f"Queue {name} is paused; {_wait(depths[name].depth)}."
-        for name in sorted(paused)
-        if name in depths and depths[name].depth
+        f"Queue {name} is paused; {_wait(number) if number else 'nothing waits there'}."
+        for name, number in _largest_first(waiting)
     ]
 
 
@@ -163,6 +206,14 @@ def _wait(number: int) -> str:
     return f"{count(number, 'task')} {'waits' if number == 1 else 'wait'}"
 
 
+def _largest_first(numbers: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _are_to_come(number: int) -> str:
+    return f"{count(number, 'task')} {'is' if number == 1 else 'are'} to come"
+
+
 async def overview_of(connection: Connection, tables: Tables, config: QueuedTaskConfig) -> Overview:
     """The queue in one look."""
     states = await counts.count_states(connection, tables)
@@ -170,7 +221,10 @@ async def overview_of(connection: Connection, tables: Tables, config: QueuedTask
     workers = [row for row in await list_workers(connection, tables) if not row.is_web]
     names = await stats.names(connection, tables, hours=RECENTLY / 60)
     tally = await history.all_names(connection, tables, seconds=RECENTLY * MINUTE)
-    infos = await list_queues(connection, tables, config, depths=depths, workers=workers)
+    coming = await counts.coming(connection, tables)
+    infos = await list_queues(
+        connection, tables, config, depths=depths, workers=workers, coming=coming
+    )
     failing = sorted((each for each in names if each.failed), key=lambda each: -each.failed)
     p95 = quantile(tally.waits, 0.95)
     pace = Pace(
@@ -182,7 +236,8 @@ async def overview_of(connection: Connection, tables: Tables, config: QueuedTask
     )
     judged = judge(
         states.counts, depths, workers, lease=config.lease, pace=pace,
-        paused={info.name for info in infos if info.paused},
+        paused={info.name for info in infos if info.paused}, coming=coming,
+        breakers=await list_breakers(connection, tables),
     )  # fmt: skip
     return Overview(
         sentence=judged.sentence,
@@ -212,8 +267,11 @@ async def list_queues(
     *,
     depths: Mapping[str, QueueDepth] | None = None,
     workers: Sequence[WorkerRow] | None = None,
+    coming: Mapping[str, int] | None = None,
 ) -> list[QueueInfo]:
     """The queues that have tasks, workers, settings or a recent past, by name."""
+    if coming is None:
+        coming = await counts.coming(connection, tables)
     if depths is None:
         depths = await counts.queue_depths(connection, tables)
     if workers is None:
@@ -224,7 +282,7 @@ async def list_queues(
     arrived = await counts.arrivals(connection, tables, now=await history.now(connection))
     served = {name for worker in alive for name in worker.queues or ()}
     found = []
-    for name in sorted({*depths, *settings, *ended, *arrived, *served}):
+    for name in sorted({*depths, *coming, *settings, *ended, *arrived, *served}):
         depth = depths.get(name, QueueDepth(0, 0.0))
         own = settings.get(name)
         serving = [worker for worker in alive if worker.serves(name)]
@@ -248,3 +306,20 @@ async def list_queues(
             )
         )
     return found
+
+
+async def queue_change(
+    connection: Connection, tables: Tables, config: QueuedTaskConfig, name: str
+) -> QueueChange:
+    """What is known of a queue that is about to be changed."""
+    known = {info.name: info.depth for info in await list_queues(connection, tables, config)}
+    if name in known or name in await history.queues_ever(connection, tables):
+        return QueueChange(name, known.get(name, 0), True, None)
+    others = sorted(known)
+    shown = ", ".join(others[:MOST_NAMED]) + (", …" if len(others) > MOST_NAMED else "")
+    there = f"Known are {shown}." if others else "No queue is known."
+    return QueueChange(
+        name, 0, False,
+        f"Nothing is known of a queue {name}: no task of it waits or ever ran, no worker serves it "
+        f"by name. {there}",
+    )  # fmt: skip

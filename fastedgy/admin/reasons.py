@@ -65,7 +65,7 @@ def service(facts: Facts, workers: Sequence[WorkerRow]) -> list[Reason]:
         draining = [
             worker
             for worker in workers
-            if worker.state == "draining" and (not worker.queues or facts.queue in worker.queues)
+            if worker.drains and (not worker.queues or facts.queue in worker.queues)
         ]
         if draining:
             return [

@@ -4,51 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Connection
 
-from fastedgy.admin import bulk, queries, stats
+from fastedgy.admin import bulk, drains, trees
 from fastedgy.admin import overview as overviews
-from fastedgy.admin import workers as processes
-from fastedgy.admin.doctor import doctor
-from fastedgy.admin.explain import explain
-from fastedgy.admin.explanation import Explanation
-from fastedgy.admin.findings import Finding
-from fastedgy.admin.source import Source
+from fastedgy.admin.doctor import cure
+from fastedgy.admin.findings import Cure
+from fastedgy.admin.reader import QueueReader
 from fastedgy.admin.types import (
     BulkAction,
     BulkPreview,
     BulkProgress,
-    LogRow,
-    NameStats,
-    Overview,
-    Page,
-    Point,
-    QueueInfo,
-    StateCounts,
-    Stats,
-    TaskDetails,
+    Drain,
+    QueueChange,
     TaskFilter,
-    TaskSummary,
-    Tree,
-    WorkerInfo,
 )
 from fastedgy.errors import BreakerNotFound, InvalidOption
-from fastedgy.scheduler.schedule import Schedule, schedule_of
-from fastedgy.store import audit, breakers, history, schedules
+from fastedgy.store import audit, breakers
 from fastedgy.store import queues as queue_rows
-from fastedgy.store.audit import AuditEntry
-from fastedgy.store.breakers import Breaker
-from fastedgy.store.history import Total
-
-PATIENCE = 5.0
-"""Seconds that a listing without a cursor may look for its tasks."""
 
 
-class QueueAdmin(Source):
+class QueueAdmin(QueueReader):
     """Queries and operations of the queue.
 
     In an application `Inject(QueueAdmin)` or `get_service(QueueAdmin)`; in a script
@@ -57,160 +36,28 @@ class QueueAdmin(Source):
     "api", "page", "cli"): both go into the audit.
     """
 
-    # Tasks.
+    # Queues and workers.
 
-    async def list_tasks(
-        self,
-        filter: TaskFilter | None = None,
-        *,
-        limit: int = 50,
-        cursor: str | None = None,
-        oldest_first: bool = False,
-    ) -> Page[TaskSummary]:
-        """Tasks that a filter finds, from the newest on; `cursor` is `next` of the page before.
+    async def pause_queue(self, name: str, *, actor: str, source: str = "python") -> QueueChange:
+        """Start no task of this queue, on all workers, until it is resumed; what runs goes on.
 
-        Raises InvalidOption for a state that does not exist and for a cursor that is none.
+        A queue may be paused before it has any task. The answer says where nothing is known of it.
         """
-        async with self.connection() as connection:
-            return await queries.list_tasks(
-                connection, self.tables, filter, limit=limit, cursor=cursor,
-                oldest_first=oldest_first,
-            )  # fmt: skip
-
-    async def get_recent_tasks(self, limit: int = 50) -> Sequence[TaskSummary]:
-        """The tasks that were made last, the newest first."""
-        return (await self.list_tasks(limit=limit)).items
-
-    async def get_tasks_by_status(self, status: str, limit: int = 50) -> Sequence[TaskSummary]:
-        """The newest tasks in one state. Raises InvalidOption for one that does not exist."""
-        return await self._first(TaskFilter(states=(status,)), limit)
-
-    async def get_tasks_in_range(
-        self, start: datetime, end: datetime, limit: int = 50
-    ) -> Sequence[TaskSummary]:
-        """Tasks that were made from `start` on and before `end`, the newest first."""
-        wanted = TaskFilter(created_after=start, created_before=end)
-        return await self._first(wanted, limit)
-
-    async def _first(self, filter: TaskFilter, limit: int) -> Sequence[TaskSummary]:
-        """A page that nobody can turn: worth looking for a little longer."""
-        async with self.connection() as connection:
-            page = await queries.list_tasks(
-                connection, self.tables, filter, limit=limit, seconds=PATIENCE
-            )
-        return page.items
-
-    async def get_running_tasks(self, limit: int = 50) -> Sequence[TaskSummary]:
-        """What runs now, the longest-running first."""
-        async with self.connection() as connection:
-            return await queries.running_tasks(connection, self.tables, limit=limit)
-
-    async def find_id(self, text: str) -> UUID:
-        """The id that `text` is, or is the first or last digits of (four at least).
-
-        Raises TaskNotFound, and AmbiguousId where more than one task fits.
-        """
-        async with self.connection() as connection:
-            return await queries.find_id(connection, self.tables, text)
-
-    async def get_task_details(self, id: UUID) -> TaskDetails:
-        """All about one task, redacted. Raises TaskNotFound."""
-        async with self.connection() as connection:
-            return await queries.task_details(connection, self.tables, id)
-
-    async def get_task_logs(
-        self,
-        id: UUID,
-        *,
-        after: tuple[int, int] = (-1, -1),
-        limit: int = 1000,
-        level: str | None = None,
-    ) -> Sequence[LogRow]:
-        """Log lines in their order, those after (run, seq); `level`: this serious at least."""
-        async with self.connection() as connection:
-            return await queries.task_logs(
-                connection, self.tables, id, after=after, limit=limit, level=level
-            )
-
-    async def get_tree(self, id: UUID, *, limit: int = 1000) -> Tree:
-        """A task with its ancestors and descendants, up to `limit` of each. Raises TaskNotFound."""
-        async with self.connection() as connection:
-            return await queries.tree(connection, self.tables, id, limit=limit)
-
-    async def explain(self, id: UUID) -> Explanation:
-        """Why a task does not run now, and what to do. Raises TaskNotFound."""
-        async with self.connection() as connection:
-            return await explain(connection, self.tables, id, self.config)
-
-    # Figures.
-
-    async def count_states(self) -> StateCounts:
-        """How many tasks are in each state: exact while they are few, else marked estimates."""
-        async with self.connection() as connection:
-            return await stats.count_states(connection, self.tables)
-
-    async def count_tasks(self, filter: TaskFilter, *, limit: int = 10_000) -> int:
-        """How many tasks a filter finds, counted up to `limit`."""
-        async with self.connection() as connection:
-            return await queries.count_tasks(connection, self.tables, filter, limit=limit)
-
-    async def get_stats(self, hours: float = 24) -> Stats:
-        """How the last hours went, and each name in them. See `names` for what is counted."""
-        async with self.connection() as connection:
-            return await stats.get_stats(connection, self.tables, hours=hours)
-
-    async def names(self, hours: float = 1, *, limit: int = 200) -> Sequence[NameStats]:
-        """How the runs of each name ended, the most frequent names first.
-
-        From what the workers counted: a few seconds behind at most, to the minute for up to two
-        hours, then to the hour.
-        """
-        async with self.connection() as connection:
-            return await stats.names(connection, self.tables, hours=hours, limit=limit)
-
-    async def throughput(
-        self, minutes: int = 60, *, name: str | None = None, queue: str | None = None
-    ) -> Sequence[Point]:
-        """The history in equal steps, the oldest first, without gaps: minutes for up to six hours,
-        else hours. Of one name or queue if given.
-        """
-        async with self.connection() as connection:
-            return await stats.throughput(
-                connection, self.tables, minutes=minutes, name=name, queue=queue
-            )
-
-    async def overview(self) -> Overview:
-        """The queue in one look: a sentence, states, queues, workers, the slowest and failing."""
-        async with self.connection() as connection:
-            return await overviews.overview_of(connection, self.tables, self.config)
-
-    # Workers and queues.
-
-    async def workers(self, *, tasks: int = 100) -> Sequence[WorkerInfo]:
-        """The worker processes, by server, each with up to `tasks` of what it runs."""
-        async with self.connection() as connection:
-            return await processes.list_workers(
-                connection, self.tables, lease=self.config.lease, tasks=tasks
-            )
-
-    async def queues(self) -> Sequence[QueueInfo]:
-        """The queues that have tasks, workers or settings, by name."""
-        async with self.connection() as connection:
-            return await overviews.list_queues(connection, self.tables, self.config)
-
-    async def pause_queue(self, name: str, *, actor: str, source: str = "python") -> None:
-        """Start no task of this queue, on all workers, until it is resumed; what runs goes on."""
         async with self._noted(f"queue:{name}", "queue.pause", actor, source) as connection:
+            change = await overviews.queue_change(connection, self.tables, self.config, name)
             await queue_rows.pause(
                 connection, self.tables, name, actor=actor, channels=self.channels
             )
+        return change
 
-    async def resume_queue(self, name: str, *, actor: str, source: str = "python") -> None:
+    async def resume_queue(self, name: str, *, actor: str, source: str = "python") -> QueueChange:
         """Let the tasks of a paused queue start again."""
         async with self._noted(f"queue:{name}", "queue.resume", actor, source) as connection:
+            change = await overviews.queue_change(connection, self.tables, self.config, name)
             await queue_rows.resume(
                 connection, self.tables, name, actor=actor, channels=self.channels
             )
+        return change
 
     async def set_queue_limits(
         self,
@@ -220,7 +67,7 @@ class QueueAdmin(Source):
         rate: float | None,
         actor: str,
         source: str = "python",
-    ) -> None:
+    ) -> QueueChange:
         """Let so many of a queue's tasks run at once, and start in a second; None: no limit.
 
         Raises InvalidOption for less than one task, and for a rate that is not above 0.
@@ -231,8 +78,30 @@ class QueueAdmin(Source):
             raise InvalidOption(f"rate= is above 0, not {rate:g}; or pause the queue.")
         limits = {"max_running": max_running, "rate": rate}
         async with self._noted(f"queue:{name}", "queue.limit", actor, source, limits) as connection:
+            change = await overviews.queue_change(connection, self.tables, self.config, name)
             await queue_rows.set_limits(
                 connection, self.tables, name, max_running=max_running, rate=rate, actor=actor,
+                channels=self.channels,
+            )  # fmt: skip
+        return change
+
+    async def preview_drain(self, name: str) -> Drain:
+        """Who would drain; see `drain`."""
+        async with self.connection() as connection:
+            return await drains.preview(connection, self.tables, name, lease=self.config.lease)
+
+    async def drain(self, name: str, *, actor: str, source: str = "python") -> Drain:
+        """Have workers take no more tasks, end what they run (up to their QUEUE_DRAIN_TIMEOUT; the
+        rest goes back to the line), and end.
+
+        `name`: a worker process by its id (or its first or last digits) or `server/pid`, whose
+        supervisor starts another one; or a supervisor's id, or a server's name, where the
+        supervisors end with their workers. What is asked stands in the workers' rows, so that none
+        misses it. Raises WorkerNotFound, AmbiguousId, and InvalidTransition for a web process.
+        """
+        async with self.connection() as connection, connection.transaction():
+            return await drains.drain(
+                connection, self.tables, name, lease=self.config.lease, actor=actor, source=source,
                 channels=self.channels,
             )  # fmt: skip
 
@@ -282,6 +151,27 @@ class QueueAdmin(Source):
         """Delete the row of an ended task, with its logs. False: it has not ended."""
         return await bulk.one(self, BulkAction.delete, id, actor, source)
 
+    async def preview_tree(self, action: BulkAction | str, id: UUID) -> BulkPreview:
+        """What `cancel_tree` ("cancel") or `retry_tree` ("retry") would do. Raises TaskNotFound."""
+        async with self.connection() as connection:
+            return await trees.preview(connection, self.tables, BulkAction(action), id)
+
+    async def cancel_tree(
+        self, id: UUID, *, actor: str, source: str = "python", reason: str | None = None
+    ) -> int:
+        """Cancel a task and everything below it: what waits for it, and what that waits for, also
+        what runs already, or would run all the same. How many were cancelled or asked to stop.
+        """
+        return await trees.apply(self, BulkAction.cancel, id, actor, source, reason=reason)
+
+    async def retry_tree(self, id: UUID, *, actor: str, source: str = "python") -> int:
+        """Retry a task with the parents that came to nothing, and all that did because of them.
+
+        Returns how many run again; the others keep waiting for a parent that cannot, or another
+        task holds their unique key by now.
+        """
+        return await trees.apply(self, BulkAction.retry, id, actor, source)
+
     async def preview(self, action: BulkAction | str, filter: TaskFilter) -> BulkPreview:
         """What `apply` would do: how many tasks, in which states, queues and names."""
         async with self.connection() as connection:
@@ -321,25 +211,6 @@ class QueueAdmin(Source):
         """
         return bulk.undo(self, operation, actor=actor, source=source, chunk=chunk)
 
-    # What others keep.
-
-    async def audit(
-        self, *, target: str | None = None, limit: int = 50, before: UUID | None = None
-    ) -> Sequence[AuditEntry]:
-        """What was done by hand, and by whom, the newest first.
-
-        `target`: of one thing, as in `task:<id>`, `queue:mail`, `schedule:nightly`, `bulk:<id>`.
-        """
-        async with self.connection() as connection:
-            return await audit.list_audit(
-                connection, self.tables, target=target, limit=limit, before=before
-            )
-
-    async def breakers(self) -> Sequence[Breaker]:
-        """The circuit breakers, by name."""
-        async with self.connection() as connection:
-            return await breakers.list_breakers(connection, self.tables)
-
     async def reset_breaker(self, name: str, *, actor: str, source: str = "python") -> None:
         """Close a breaker: what it held may run. Raises BreakerNotFound."""
         async with self.connection() as connection:
@@ -347,19 +218,23 @@ class QueueAdmin(Source):
         if closed is None:
             raise BreakerNotFound(name)
 
-    async def schedules(self) -> Sequence[Schedule]:
-        """The schedules, by name. They are changed by `fastedgy.scheduler.Scheduler`."""
-        async with self.connection() as connection:
-            rows = await schedules.list_schedules(connection, self.tables)
-        return [schedule_of(row) for row in rows if row.removed is None]
+    async def fix(
+        self,
+        code: str | None = None,
+        title: str | None = None,
+        *,
+        actor: str,
+        source: str = "python",
+    ) -> Sequence[Cure]:
+        """Apply the cures that `doctor` has for what it finds now, those that are safe while
+        everything runs: all of them, or those of one kind of finding (`code`), or of one (`title`).
 
-    async def totals(self) -> Sequence[Total]:
-        """All that the workers ever counted, by queue and name: never goes backwards."""
+        One that the database refuses has an `error`, and keeps nobody from the others.
+        """
+        findings = [
+            finding
+            for finding in await self.doctor()
+            if code in (None, finding.code) and title in (None, finding.title)
+        ]
         async with self.connection() as connection:
-            return await history.totals(connection, self.tables)
-
-    async def doctor(self) -> Sequence[Finding]:
-        """What is wrong, or soon will be: each with its meaning, the evidence and the cure."""
-        async with self.connection() as connection:
-            other = self.connection if self._own is None else None
-            return await doctor(connection, self.tables, self.config, connect=other)
+            return await cure(connection, self.tables, findings, actor=actor, source=source)

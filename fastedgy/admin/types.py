@@ -24,12 +24,14 @@ __all__ = [
     "BulkAction",
     "BulkPreview",
     "BulkProgress",
+    "Drain",
     "Level",
     "LogRow",
     "NameStats",
     "Overview",
     "Page",
     "Point",
+    "QueueChange",
     "QueueInfo",
     "RunningTask",
     "StateCounts",
@@ -157,6 +159,21 @@ class QueueInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueChange:
+    """A queue that was paused, resumed or limited. `depth`: how many tasks are in its line.
+
+    `known`: False where nothing has named it so far: no task that waits or ever ran, no worker, no
+    setting. That may be meant, or a slip of the fingers: `warning` says so, with those that are
+    known.
+    """
+
+    name: str
+    depth: int
+    known: bool
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunningTask:
     """A task in a slot of a worker."""
 
@@ -172,7 +189,8 @@ class WorkerInfo:
     """A worker process that has not ended, or whose end nobody has seen.
 
     `alive`: it gave a sign of life within the lease. `silent_for`: seconds since the last one.
-    `queues` empty: all of them. `memory_mb`: resident at the last heartbeat. `tasks`: what is in
+    `queues` empty: all of them. `drain`: what an operator has asked to drain, this `worker` or its
+    whole `supervisor`. `memory_mb`: resident at the last heartbeat. `tasks`: what is in
     its slots, the first ones only; `busy` counts them all.
     """
 
@@ -192,7 +210,26 @@ class WorkerInfo:
     date_started: datetime
     last_heartbeat: datetime
     silent_for: float
+    drain: str | None
     tasks: Sequence[RunningTask]
+
+    @property
+    def drains(self) -> bool:
+        """Whether it takes no more tasks, or was asked to do so and obeys in a moment."""
+        return self.state == "draining" or self.drain is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Who drains, or would: these `workers`, and these `supervisors` with them, so that nobody
+    starts others in their places. `running`: tasks that run there now. `sentence`: for people.
+    """
+
+    name: str
+    workers: Sequence[UUID]
+    supervisors: Sequence[UUID]
+    running: int
+    sentence: str
 
 
 class Level(StrEnum):

@@ -50,5 +50,6 @@ def _info(row: WorkerRow, lease: float, tasks: Sequence[RunningTask]) -> WorkerI
         date_started=row.date_started,
         last_heartbeat=row.last_heartbeat,
         silent_for=round(row.silent_for, 3),
+        drain=row.drain,
         tasks=tasks,
     )

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import click
 
 from fastedgy.admin import stats as figures
-from fastedgy.admin.overview import judge
+from fastedgy.admin.overview import overview_of
 from fastedgy.cli import queue_actions, queue_ops, queue_show, watch
 from fastedgy.cli.context import CliContext, pass_cli_context
 from fastedgy.cli.options import as_json, moment, names
-from fastedgy.cli.output import print_json, terminal
+from fastedgy.cli.output import count, print_json, terminal
 from fastedgy.cli.root import Group
 from fastedgy.cli.tables import (
     in_process_table,
@@ -21,13 +21,13 @@ from fastedgy.cli.tables import (
     server_rows,
     server_table,
     state_table,
-    status_sentence,
+    status_sentences,
     status_table,
     task_table,
     trouble_table,
     troubles,
 )
-from fastedgy.store import counts, find, history, overview, queues
+from fastedgy.store import counts, find, history, overview
 from fastedgy.store.find import STATES, TaskFilters
 
 # Below this many columns a listing shows the last digits of the ids only.
@@ -120,14 +120,10 @@ async def status(context: CliContext, as_json: bool) -> None:
     """Show how it stands: tasks, queues and workers."""
     lease = context.config.lease
     async with context.queue() as (connection, tables):
-        states = await counts.count_states(connection, tables)
-        pending = states.counts["enqueued"]
-        depths = await counts.queue_depths(connection, tables, enqueued=pending)
-        rules = await queues.read_rules(connection, tables)
+        view = await overview_of(connection, tables, context.config)
         processes = await overview.list_workers(connection, tables)
-    workers = [worker for worker in processes if not worker.is_web]
+    states, summary = view.states, view.workers
     in_process = overview.in_process([row for row in processes if row.is_alive(lease)])
-    summary = overview.worker_summary(workers, lease=lease)
     if as_json:
         counted = {"servers": summary.servers, "processes": summary.processes,
                    "slots": summary.slots, "busy": summary.busy}  # fmt: skip
@@ -135,23 +131,35 @@ async def status(context: CliContext, as_json: bool) -> None:
         if states.estimated:
             told["estimated"] = sorted(states.estimated)
         lines = {
-            name: {"depth": each.depth, "oldest_due_seconds": each.oldest_due_seconds}
-            | ({"estimated": True} if each.estimated else {})
-            for name, each in depths.items()
-        }
-        print_json({"states": states.counts, "queues": lines, "workers": counted, **told})
+            each.name: {"depth": each.depth, "oldest_due_seconds": each.oldest_due_seconds,
+                        "paused": each.paused, "workers": each.workers}
+            | ({"estimated": True} if each.depth_estimated else {})
+            for each in view.queues
+        }  # fmt: skip
+        print_json(
+            {
+                "sentence": view.sentence,
+                "level": view.level,
+                "reasons": view.reasons,
+                "states": states.counts,
+                "queues": lines,
+                "paused": [each.name for each in view.queues if each.paused],
+                "workers": counted,
+                **told,
+            }
+        )
         return
-    alive = [worker for worker in workers if worker.is_alive(lease)]
+    alive = [worker for worker in processes if worker.is_alive(lease) and not worker.is_web]
     console = terminal()
-    judged = judge(states.counts, depths, workers, lease=lease, paused=rules.paused)
-    console.print(status_sentence(judged))
+    for line in status_sentences(view):
+        console.print(line)
     console.print()
     console.print(status_table(states, summary, maximum=_maximum(context, alive)))
     console.print()
     console.print(state_table(states))
-    if depths:
+    if view.queues:
         console.print()
-        console.print(queue_table(depths, alive))
+        console.print(queue_table(view.queues))
     if in_process:
         console.print()
         console.print(in_process_table(in_process))
@@ -200,7 +208,7 @@ async def stats(context: CliContext, hours: float, as_json: bool) -> None:
     console.print()
     summary = overview.worker_summary(workers, lease=context.config.lease)
     console.print(
-        f"Workers: {summary.processes:,} on {summary.servers:,} servers, "
+        f"Workers: {summary.processes:,} on {count(summary.servers, 'server')}, "
         f"{summary.busy:,} of {summary.slots:,} slots busy"
     )
 

@@ -1,7 +1,8 @@
-"""`fastedgy queue explain | doctor | pause | resume | limit | breakers`: operating the queue."""
+"""`fastedgy queue explain | doctor | pause | resume | limit | breakers | drain | audit`."""
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -15,13 +16,18 @@ from fastedgy.cli.context import CliContext, pass_cli_context, say
 from fastedgy.cli.options import as_json, confirm, yes
 from fastedgy.cli.output import count, duration, print_json, shown, state_text, terminal
 from fastedgy.cli.root import Command
-from fastedgy.errors import DatabaseError, FastEdgyError
+from fastedgy.cli.tables import audit_table
 from fastedgy.store.find import find_id
+from fastedgy.store.overview import list_workers
 
 if TYPE_CHECKING:
     from fastedgy.admin.doctor import Finding
     from fastedgy.admin.explain import Explanation
+    from fastedgy.admin.types import QueueChange
     from fastedgy.store.breakers import Breaker
+
+WAIT = 0.5
+"""Seconds between two looks whether workers have ended."""
 
 SEVERITY_STYLES = {"error": "red3", "warning": "orange3", "info": "dodger_blue2"}
 STATE_OF_BREAKER = {"closed": "green4", "open": "red3", "half_open": "orange3"}
@@ -77,7 +83,7 @@ async def doctor(context: CliContext, fix: bool, yes: bool, as_json: bool) -> No
 
     With --fix, what can be cured without harm is cured, after asking.
     """
-    from fastedgy.admin.doctor import apply_fix
+    from fastedgy.admin.doctor import cure
     from fastedgy.admin.doctor import doctor as look
 
     async with context.queue(checked=False) as (connection, tables):
@@ -101,14 +107,12 @@ async def doctor(context: CliContext, fix: bool, yes: bool, as_json: bool) -> No
             for finding in fixable:
                 say(f"{finding.title} {finding.fix.text if finding.fix else ''}")
             confirm(f"Apply {count(len(fixable), 'cure')}?", yes=yes)
-            failed: list[FastEdgyError] = []
             for finding in fixable:
-                try:
-                    for statement in await apply_fix(connection, finding):
+                for cured in await cure(connection, tables, [finding], actor=actor(), source="cli"):
+                    for statement in cured.statements:
                         say(f"Done: {statement}")
-                except DatabaseError as error:
-                    failed.append(error)  # the others may be had all the same
-                    say(f"Not done: {error}")
+                    if cured.error is not None:
+                        say(f"Not done: {cured.error}")
             findings = await found()
     if as_json:
         print_json(findings)
@@ -169,14 +173,23 @@ async def _pause(context: CliContext, name: str, *, paused: bool, as_json: bool)
     async with context.queue() as (connection, _):
         admin = QueueAdmin.on(connection, context.config)
         change = admin.pause_queue if paused else admin.resume_queue
-        await change(name, actor=actor(), source="cli")
-        depth = next((each.depth for each in await admin.queues() if each.name == name), 0)
+        done = await change(name, actor=actor(), source="cli")
     if as_json:
-        print_json({"queue": name, "paused": paused, "depth": depth})
-    elif paused:
-        click.echo(f"Queue {shown(name)} is paused; {count(depth, 'task')} in the line.")
+        print_json(
+            {"queue": name, "paused": paused, "depth": done.depth, "known": done.known,
+             "warning": done.warning}
+        )  # fmt: skip
+        return
+    if paused:
+        click.echo(f"Queue {shown(name)} is paused; {count(done.depth, 'task')} in the line.")
     else:
-        click.echo(f"Queue {shown(name)} goes on, with {count(depth, 'task')} in the line.")
+        click.echo(f"Queue {shown(name)} goes on, with {count(done.depth, 'task')} in the line.")
+    _warn(done)
+
+
+def _warn(change: QueueChange) -> None:
+    if change.warning is not None:
+        say(shown(change.warning))
 
 
 @click.command(cls=Command)
@@ -203,15 +216,75 @@ async def limit(
     if (max_running is None and rate is None) != no_limit:
         raise click.UsageError("Say --max-running, --rate or both; or else --none.")
     async with context.queue() as (connection, _):
-        await QueueAdmin.on(connection, context.config).set_queue_limits(
+        done = await QueueAdmin.on(connection, context.config).set_queue_limits(
             name, max_running=max_running, rate=rate, actor=actor(), source="cli"
         )
     if as_json:
-        print_json({"queue": name, "max_running": max_running, "rate": rate})
+        print_json(
+            {"queue": name, "max_running": max_running, "rate": rate, "known": done.known,
+             "warning": done.warning}
+        )  # fmt: skip
         return
     limits = [f"{max_running:,} at once"] if max_running else []
     limits += [f"{rate:g} starts a second"] if rate else []
     click.echo(f"Queue {shown(name)}: {' and '.join(limits) or 'no limits'}.")
+    _warn(done)
+
+
+@click.command(cls=Command)
+@click.argument("worker")
+@click.option("--wait", is_flag=True, help="Return when all of them have ended.")
+@yes
+@as_json
+@pass_cli_context
+async def drain(context: CliContext, worker: str, wait: bool, yes: bool, as_json: bool) -> None:
+    """Let a worker take no more tasks, end what it runs, and end; its supervisor replaces it.
+
+    WORKER is its id (or the first or last digits) or server/pid. The id of a supervisor or the name
+    of a server stands for all workers there: their supervisors end with them.
+    """
+    from fastedgy.admin import QueueAdmin
+
+    async with context.queue() as (connection, tables):
+        admin = QueueAdmin.on(connection, context.config)
+        say(shown((await admin.preview_drain(worker)).sentence))
+        confirm("Go on?", yes=yes)
+        asked = await admin.drain(worker, actor=actor(), source="cli")
+        while wait:
+            if not {row.id for row in await list_workers(connection, tables)} & {*asked.workers}:
+                break
+            await asyncio.sleep(WAIT)
+    if as_json:
+        print_json(asked)
+    else:
+        done = "ended" if wait else "asked"
+        click.echo(f"{count(len(asked.workers), 'worker')} {done}.")
+
+
+@click.command(cls=Command)
+@click.option("--actor", "who", help="Who did it, or the beginning of the name.")
+@click.option("--action", help="What was done, or the beginning of it: queue.pause, task.")
+@click.option("--target", help="To what: task:ID, queue:NAME, worker:ID, schedule:NAME …")
+@click.option("--limit", "-n", type=click.IntRange(1, 1_000), default=50, show_default=True)
+@as_json
+@pass_cli_context
+async def audit(
+    context: CliContext, who: str | None, action: str | None, target: str | None, limit: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show what was done by hand, and by whom, the newest first."""
+    from fastedgy.admin import QueueAdmin
+
+    async with context.queue() as (connection, _):
+        entries = await QueueAdmin.on(connection, context.config).audit(
+            actor=who, action=action, target=target, limit=limit
+        )
+    if as_json:
+        print_json(entries)
+    elif not entries:
+        click.echo("Nothing of that kind was done by hand.")
+    else:
+        terminal().print(audit_table(entries))
 
 
 @click.command(cls=Command)
@@ -249,4 +322,4 @@ def breaker_line(breaker: Breaker) -> Text:
     return line
 
 
-COMMANDS = (explain, doctor, pause, resume, limit, breakers)
+COMMANDS = (explain, doctor, pause, resume, limit, breakers, drain, audit)

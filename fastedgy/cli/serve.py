@@ -236,17 +236,21 @@ class Pool:
         self.exit_code: int | None = None
 
     def start(self, server: uvicorn.Server | None) -> None:
-        """Start it. When it ends by itself, the server ends, too."""
+        """Start it. When it fails, the server ends, too; not so when it was told to drain."""
         self.process = subprocess.Popen(self.command, start_new_session=True)
         threading.Thread(target=self._watch, args=(server,), daemon=True).start()
 
     def _watch(self, server: uvicorn.Server | None) -> None:
         assert self.process is not None
         code = self.process.wait()
-        if not self.stopping:
-            self.exit_code = code
-            if server is not None:
-                server.should_exit = True
+        if self.stopping:
+            return
+        if code == 0:
+            say("The workers were told to end, and have. The server goes on without them.")
+            return
+        self.exit_code = code
+        if server is not None:
+            server.should_exit = True
 
     def stop(self) -> None:
         """Let it drain, and wait for its end."""

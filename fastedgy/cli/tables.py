@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from fastedgy.admin.overview import Judgement
-from fastedgy.admin.types import NameStats
-from fastedgy.cli.output import duration, shown, state_text
-from fastedgy.store.counts import QueueDepth, StateCounts
+from fastedgy.admin.types import NameStats, Overview, QueueInfo
+from fastedgy.cli.output import duration, json_line, shown, state_text
+from fastedgy.store.audit import AuditEntry
+from fastedgy.store.counts import StateCounts
 from fastedgy.store.details import LogRow, TaskDetails, began
 from fastedgy.store.find import ENDED, TaskRow
 from fastedgy.store.overview import WorkerRow, WorkerSummary, worker_summary
@@ -51,9 +51,10 @@ def _table(*headers: str, right: Sequence[str] = ()) -> Table:
 SENTENCE_STYLES = {"healthy": "", "degraded": "orange3", "unhealthy": "red3"}
 
 
-def status_sentence(judged: Judgement) -> Text:
-    """How it stands, in one sentence; the worst first, with its cure."""
-    return Text(shown(judged.sentence), style=SENTENCE_STYLES[judged.level])
+def status_sentences(view: Overview) -> list[Text]:
+    """How it stands in one sentence, the most serious; and below it what else is not well."""
+    lines = [Text(shown(view.sentence), style=SENTENCE_STYLES[view.level])]
+    return lines + [Text.assemble("Also: ", shown(reason)) for reason in view.reasons[1:]]
 
 
 def _number(number: int, *, estimated: bool) -> str:
@@ -86,16 +87,31 @@ def state_table(states: StateCounts, *, total: bool = False) -> Table:
     return table
 
 
-def queue_table(queues: Mapping[str, QueueDepth], workers: Sequence[WorkerRow]) -> Table:
-    """The queues with work, and how many of these workers serve each."""
-    table = _table("Queue", "Depth", "Oldest", "Workers", right=["Depth", "Oldest", "Workers"])
-    for name, queue in queues.items():
-        serving = sum(worker.serves(name) for worker in workers)
+def queue_table(queues: Sequence[QueueInfo]) -> Table:
+    """The queues, and how many living workers serve each."""
+    table = _table("Queue", "Depth", "Oldest", "Workers", "", right=["Depth", "Oldest", "Workers"])
+    for queue in queues:
         table.add_row(
-            Text(shown(name)),
-            _number(queue.depth, estimated=queue.estimated),
+            Text(shown(queue.name)),
+            _number(queue.depth, estimated=queue.depth_estimated),
             duration(queue.oldest_due_seconds) if queue.depth else "-",
-            Text(str(serving), style="" if serving or not queue.depth else "red3"),
+            Text(str(queue.workers), style="" if queue.workers or not queue.depth else "red3"),
+            Text("paused" if queue.paused else "", style="orange3"),
+        )
+    return table
+
+
+def audit_table(entries: Sequence[AuditEntry]) -> Table:
+    """What was done by hand, and by whom."""
+    table = _table("When", "Who", "From", "What", "To", "Details")
+    for entry in entries:
+        table.add_row(
+            f"{entry.date.astimezone():%Y-%m-%d %H:%M:%S}",
+            Text(shown(entry.actor)),
+            entry.source,
+            Text(shown(entry.action)),
+            Text(shown(entry.target)),
+            Text(shown(json_line(entry.details)) if entry.details else "", style="grey50"),
         )
     return table
 
@@ -176,7 +192,7 @@ def _status(workers: Sequence[WorkerRow], lease: float) -> str:
     alive = [worker for worker in workers if worker.is_alive(lease)]
     if not alive:
         return "silent"
-    return "running" if any(worker.state == "running" for worker in alive) else "draining"
+    return "draining" if all(worker.drains for worker in alive) else "running"
 
 
 def server_table(rows: Sequence[Mapping[str, Any]], *, processes: bool = False) -> Table:

@@ -185,8 +185,10 @@ def _workers(workers: Sequence[WorkerInfo]) -> list[RenderableType]:
     if not own:
         return [Text("No worker runs.", style="red3")]
     for worker in own:
-        state = worker.state if worker.alive else f"silent for {duration(worker.silent_for)}"
-        style = "" if worker.alive and worker.state == "running" else "orange3"
+        state = "draining" if worker.drains else worker.state
+        if not worker.alive:
+            state = f"silent for {duration(worker.silent_for)}"
+        style = "" if worker.alive and not worker.drains else "orange3"
         table.add_row(
             Text(shown(f"{worker.server_name}/{worker.pid}")),
             squares(worker.busy, worker.concurrency),

@@ -10,12 +10,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from fastapi import HTTPException
-
 from fastedgy.app import FastEdgy
 from fastedgy.demo.tasks import index_library
 from fastedgy.dependencies import Inject
-from fastedgy.errors import TaskNotFound
 from fastedgy.queued_tasks import QueuedTasks
 
 app = FastEdgy(title="An index of the standard library")
@@ -36,9 +33,6 @@ async def start_index(tasks: QueuedTasks = Inject(QueuedTasks)) -> dict[str, Any
 
 @app.get("/index/{task_id}")
 async def look_at_index(task_id: UUID, tasks: QueuedTasks = Inject(QueuedTasks)) -> dict[str, Any]:
-    """Tell how far it is: the state and the context of its first task."""
+    """Tell how far it is: the state and the context of its first task. 404 without such a task."""
     task = tasks.ref(task_id)
-    try:
-        return {"task": task_id, "state": await task.get_state(), "context": await task.context()}
-    except TaskNotFound as error:
-        raise HTTPException(404, str(error)) from None
+    return {"task": task_id, "state": await task.get_state(), "context": await task.context()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -55,7 +56,7 @@ class Container:
         key = provider.own_key() if key is None else key
         check_key(key)
         with self._lock:
-            if not force and (key in self._registered or key in self._lent):
+            if not force and (key in self._registered or self._lent_under(key)):
                 raise ServiceExists(
                     f"A service is registered under {key_name(key)} already. Replace it with "
                     "force=True, or use a Token as the key of another one."
@@ -81,17 +82,19 @@ class Container:
         key = provider.own_key() if key is None else key
         with self._lock:
             self._suggested[key] = provider
-            if key not in self._registered and key not in self._lent:
+            if key not in self._registered and not self._lent_under(key):
                 self._refresh(key)
 
     @contextmanager
     def lend(self, services: Mapping[Any, Any]) -> Iterator[None]:
         """Provide services for the time of a block: those of a running application.
 
-        What was registered goes before them. What is registered for the first time, or built,
-        within the block ends with it, as it may hold what the application has closed.
+        A key may also be the import name of a class ("shop.mail:Mailer"), which nobody imports
+        before it is asked for. What was registered goes before them. What is registered for the
+        first time, or built, within the block ends with it, as it may hold what the application
+        has closed.
         """
-        providers = {key: Provider.of(service) for key, service in services.items()}
+        providers = {_imported(key): Provider.of(service) for key, service in services.items()}
         with self._lock:
             registered, built = set(self._registered), set(self._built)
             for key, provider in providers.items():
@@ -102,13 +105,15 @@ class Container:
             yield
         finally:
             with self._lock:
-                for key, provider in providers.items():
-                    self._lent[key].remove(provider)
+                mine = set(providers.values())
+                ended = [key for key, lent in self._lent.items() if not mine.isdisjoint(lent)]
+                for key in ended:
+                    self._lent[key] = [each for each in self._lent[key] if each not in mine]
                     if not self._lent[key]:
                         del self._lent[key]
                 for key in set(self._registered) - registered:
                     del self._registered[key]
-                for key in {*providers, *(set(self._built) - built)}:
+                for key in {*ended, *(set(self._built) - built)}:
                     self._refresh(key)
 
     def has(self, key: Any) -> bool:
@@ -185,8 +190,19 @@ class Container:
     # Building
 
     def _provider(self, key: Any) -> Provider | None:
-        lent = self._lent.get(key)
+        lent = self._lent_under(key)
         return self._registered.get(key) or (lent[-1] if lent else self._suggested.get(key))
+
+    def _lent_under(self, key: Any) -> list[Provider]:
+        """What was lent under a key, or under its import name while that was not imported."""
+        found = self._lent.get(key)
+        if found is None and isinstance(key, type):
+            with self._lock:
+                for name in self._lent:
+                    if _imported(name) is key:
+                        found = self._lent[key] = self._lent.pop(name)
+                        break
+        return found or []
 
     def _bare(self, key: Any) -> Provider:
         reason = why_not_built(key)
@@ -313,3 +329,12 @@ class Container:
     def _forget_start(self, key: Any, future: Future[Any]) -> None:
         if self._starting.get(key) is future:
             del self._starting[key]
+
+
+def _imported(key: Any) -> Any:
+    """The class that has an import name, once its module is imported; until then the name."""
+    if not isinstance(key, str):
+        return key
+    module, _, name = key.partition(":")
+    known = sys.modules.get(module)
+    return key if known is None else vars(known).get(name, key)

@@ -34,6 +34,7 @@ class BaseQueuedTaskBreaker(QueueRow):
     probe_until: datetime | None = TimeField(null=True)
     error: str | None = columns.TextField(null=True)
     date_changed: datetime = TimeField(default=now, server_default=sa.text("clock_timestamp()"))
+    opened: int = columns.BigIntegerField(default=0, server_default=sa.text("0"))
 
     class Meta:
         abstract = True

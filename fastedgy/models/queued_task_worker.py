@@ -42,6 +42,7 @@ class BaseQueuedTaskWorker(QueueRow):
         checks={
             "state_known": "state IN ('running', 'draining', 'stopped', 'lost')",
             "ended_has_end": "state IN ('running', 'draining') OR date_ended IS NOT NULL",
+            "drain_known": "drain IN ('worker', 'supervisor')",
         },
         storage="fillfactor = 50",
     )
@@ -64,6 +65,8 @@ class BaseQueuedTaskWorker(QueueRow):
     last_heartbeat: datetime = TimeField(default=now, server_default=sa.text("clock_timestamp()"))
     date_ended: datetime | None = TimeField(null=True)
     exit_reason: str | None = columns.TextField(null=True)
+    drain: str | None = columns.TextField(null=True)
+    drain_by: str | None = columns.TextField(null=True)
 
     class Meta:
         abstract = True

@@ -3,6 +3,9 @@
 Signed are the id, the function and the arguments, so that a signature is of no use for any other
 row. The database stores arguments as `jsonb`, which keeps neither the order of keys nor the way a
 number was written; the text that is signed is therefore made anew from the values, on both sides.
+
+Results are not signed. Where one takes the place of a ref, the ref is signed, as an argument: which
+task it is. What that one returned is data, which is never run, and comes from the table as it is.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound
+from fastedgy.errors import InvalidTaskId, InvalidTransition, TaskCancelled, TaskNotFound
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_tasks.outcome import ENDED, in_time, outcome
 from fastedgy.store import details, watch
@@ -16,6 +16,16 @@ from fastedgy.store import details, watch
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish
     from fastedgy.queued_tasks.service import QueuedTasks
+
+
+def task_id(id: UUID | str) -> UUID:
+    """The id that is meant. Raises InvalidTaskId for what cannot be one."""
+    if isinstance(id, UUID):
+        return id
+    try:
+        return UUID(id)
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidTaskId(id) from None
 
 
 class QueuedTaskRef:

@@ -7,31 +7,25 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
 from asyncpg import Connection
 
+from fastedgy import database
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
-from fastedgy.database import (
-    caller_transaction,
-    in_transaction,
-    resolve_url,
-    transaction,
-)
+from fastedgy.database import caller_transaction, in_transaction, resolve_url, transaction
 from fastedgy.errors import ConfigurationError, NoOpenBuffer
 from fastedgy.models import queue_tables
 from fastedgy.queued_task import tracing
-from fastedgy.queued_task.batching import use_producer
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
 from fastedgy.queued_tasks.maker import Parent, TaskMaker
-from fastedgy.queued_tasks.ref import QueuedTaskRef
+from fastedgy.queued_tasks.ref import QueuedTaskRef, task_id
+from fastedgy.queued_tasks.scripts import Script, open_script
 from fastedgy.queued_tasks.waiter import Waiter
 from fastedgy.queued_tasks.writing import write
 from fastedgy.store import actions, details
@@ -64,19 +58,20 @@ class QueuedTasks:
         self,
         connections: Connections | None = None,
         config: QueuedTaskConfig | None = None,
-        database: Any = None,
+        *,
+        in_application: bool = False,
     ) -> None:
-        """`database` is the application's databasez Database, whose transactions may be joined."""
+        """`in_application`: transactions of the application's database may be joined."""
         self.config = config or QueuedTaskConfig()
         self._connections = connections
-        self._database = database
+        self._in_application = in_application
         self._tables = queue_tables()
         self._channels = channels_of(self.config)
         self._defaults = TaskMaker(self, NO_OPTIONS)
         self._listener: Waiter | None = None
         self._loose = Buffer()
         self._background: set[asyncio.Task[None]] = set()
-        self._scripts: list[_Script] = []
+        self._scripts: list[Script] = []
         self._owns_connections = False
 
     # What users call.
@@ -142,7 +137,7 @@ class QueuedTasks:
         are written on the same connection, before the commit; a block that raises leaves neither
         its writes nor its tasks.
         """
-        if self._database is None:
+        if not self._in_application:
             raise ConfigurationError(
                 "tasks.transaction() is a transaction of the application's database, and there is "
                 "no application here. Run the script in one: `async with running(app) as tasks:`."
@@ -163,8 +158,11 @@ class QueuedTasks:
             buffer.closed = True
 
     def ref(self, id: UUID | str) -> QueuedTaskRef:
-        """A ref on the task that has this id."""
-        return QueuedTaskRef(self, id if isinstance(id, UUID) else UUID(id))
+        """A ref on the task that has this id, whether there is one or not.
+
+        Raises InvalidTaskId for what cannot be an id.
+        """
+        return QueuedTaskRef(self, task_id(id))
 
     async def cancel(self, id: UUID, *, reason: str | None = None, tree: bool = False) -> bool:
         """Cancel a task now. True: it is cancelled or was asked to stop; False: it had ended."""
@@ -185,9 +183,9 @@ class QueuedTasks:
 
     async def get_task_by_id(self, id: UUID | str) -> details.TaskDetails:
         """All that is known of a task. Raises TaskNotFound."""
-        id = id if isinstance(id, UUID) else UUID(id)
+        wanted = task_id(id)
         async with self._connection() as connection:
-            return await details.task_details(connection, self._tables, id)
+            return await details.task_details(connection, self._tables, wanted)
 
     # How it is opened and closed.
 
@@ -212,10 +210,10 @@ class QueuedTasks:
             if self._connections is None:  # nobody was faster meanwhile
                 self._connections = Connections(url, settings, self.config)
                 self._owns_connections = True
-        script = _Script(Buffer(), open_buffer.get(), _open_script.get())
+        script = Script(Buffer(), open_buffer.get(), open_script.get())
         self._scripts.append(script)
         open_buffer.set(script.buffer)
-        _open_script.set(self)
+        open_script.set(self)
         return self
 
     async def __aexit__(
@@ -230,7 +228,7 @@ class QueuedTasks:
         script = next((each for each in self._scripts if each.buffer is here), self._scripts[-1])
         self._scripts.remove(script)
         open_buffer.set(script.outer)
-        _open_script.set(script.around)
+        open_script.set(script.around)
         try:
             if error is None:
                 await self._write(script.buffer)
@@ -378,31 +376,10 @@ class QueuedTasks:
             self._listener = Waiter(self._connections.url, self.config)
         return self._listener
 
+    @property
+    def _database(self) -> Any:
+        """The application's databasez Database. Imports Edgy."""
+        return database.registry.database
+
     def _in_transaction(self) -> bool:
-        return self._database is not None and in_transaction(self._database)
-
-
-@dataclass(slots=True, eq=False)
-class _Script:
-    """An open `async with` block: what it collects, and what was open around it."""
-
-    buffer: Buffer
-    outer: Buffer | None
-    around: QueuedTasks | None
-
-
-_open_script: ContextVar[QueuedTasks | None] = ContextVar("fastedgy_open_script", default=None)
-"""The producer whose `async with` block is open here. An application's is in the container."""
-
-
-def open_producer() -> QueuedTasks:
-    """The producer of the script that is open here, or the application's. Raises NoOpenBuffer."""
-    from fastedgy.dependencies import get_service, has_service  # FastAPI, which scripts do without
-
-    script = _open_script.get()
-    if script is None and not has_service(QueuedTasks):
-        raise NoOpenBuffer
-    return script or get_service(QueuedTasks)
-
-
-use_producer(open_producer)
+        return self._in_application and database.in_use() and in_transaction(self._database)

@@ -10,9 +10,10 @@ from uuid import UUID
 from asyncpg import Connection, Record, UniqueViolationError
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.deadlocks import in_transaction
 from fastedgy.store.family import doom, settle
 from fastedgy.store.notify import SILENT, Channels, ring, tell
-from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
+from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, UNHELD, Statement
 from fastedgy.store.trees import below, broken
 
 # A task that runs is asked to stop; its worker hears of it at once, or with its next heartbeat.
@@ -104,13 +105,9 @@ SELECT id FROM $tasks
 
 DELETE = Statement(f"""
 WITH gone AS (
-    DELETE FROM $tasks
-     WHERE id = ANY ($1::uuid[]) AND state IN ('enqueued', 'waiting', 'scheduled', 'cancelled')
- RETURNING id
-), {BELONGINGS}, unheld AS (
-    -- What was cancelled holds no period, and without its row nobody could tell.
-    DELETE FROM $keys AS held USING gone WHERE held.kind = 'unique' AND held.task_id = gone.id
-)
+    DELETE FROM $tasks WHERE id = ANY ($1::uuid[]) AND state = 'cancelled'
+ RETURNING id, state, unique_key
+), {BELONGINGS}, {UNHELD}
 SELECT count(*)::integer FROM gone
 """)
 
@@ -123,6 +120,7 @@ class Cancelled:
     asked: list[UUID] = field(default_factory=list)
 
 
+@in_transaction
 async def cancel(
     connection: Connection,
     tables: Tables,
@@ -138,24 +136,31 @@ async def cancel(
     `trees.below`). Those that have ended already, or do not exist, are left alone and not in the
     answer.
     """
-    cancelled = Cancelled()
-    async with connection.transaction():
-        if tree:
-            ids = await below(connection, tables, ids)
-        rows = await connection.fetch(CANCEL[tables], list(ids), reason or "Cancelled on request.")
-        awaited = [row["id"] for row in rows if row["state"] == "cancelled" and row["awaited"]]
-        dead = [row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]]
-        if dead:
-            released = await doom(connection, tables, dead)
-            awaited += released.awaited
-            await ring(connection, channels.tasks, released.lanes)
-        cancelled.ended = [row["id"] for row in rows if row["state"] == "cancelled"]
-        cancelled.asked = [row["id"] for row in rows if row["state"] == "doing"]
-        await tell(connection, channels.done, awaited)
-        await tell(connection, channels.control, cancelled.asked)
+    if tree:
+        ids = await below(connection, tables, ids)
+    cancelled = await _cancel(connection, tables, ids, reason or "Cancelled on request.", channels)
+    await tell(connection, channels.control, cancelled.asked)
     return cancelled
 
 
+async def _cancel(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], reason: str, channels: Channels
+) -> Cancelled:
+    rows = await connection.fetch(CANCEL[tables], list(ids), reason)
+    ended = [row for row in rows if row["state"] == "cancelled"]
+    awaited = [row["id"] for row in ended if row["awaited"]]
+    dead = [row["id"] for row in ended if row["has_children"]]
+    if dead:
+        released = await doom(connection, tables, dead)
+        awaited += released.awaited
+        await ring(connection, channels.tasks, released.lanes)
+    await tell(connection, channels.done, awaited)
+    return Cancelled(
+        [row["id"] for row in ended], [row["id"] for row in rows if row["state"] == "doing"]
+    )
+
+
+@in_transaction
 async def retry(
     connection: Connection,
     tables: Tables,
@@ -171,12 +176,11 @@ async def retry(
 
     `tree`: with the parents that came to nothing, and everything that did so because of them.
     """
-    async with connection.transaction():
-        if tree:
-            rows = await _retry_tree(connection, tables, ids, channels)
-        else:
-            rows = await _retry(connection, tables, ids, tree=False)
-        await ring(connection, channels.tasks, {(row["queue"], row["priority"]) for row in rows})
+    if tree:
+        rows = await _retry_tree(connection, tables, ids, channels)
+    else:
+        rows = await _retry(connection, tables, ids, tree=False)
+    await ring(connection, channels.tasks, {(row["queue"], row["priority"]) for row in rows})
     return [row["id"] for row in rows]
 
 
@@ -230,17 +234,14 @@ async def clear(
     """
     total = 0
     while ids := [row["id"] for row in await connection.fetch(CLEAR[tables], list(queues), 10_000)]:
-        async with connection.transaction():
-            rows = await connection.fetch(CANCEL[tables], ids, "Its queue was cleared.")
-            ended = [row["id"] for row in rows if row["state"] == "cancelled"]
-            dead = [
-                row["id"] for row in rows if row["state"] == "cancelled" and row["has_children"]
-            ]
-            awaited = [row["id"] for row in rows if row["awaited"]]
-            if dead:
-                released = await doom(connection, tables, dead)
-                awaited += released.awaited
-                await ring(connection, channels.tasks, released.lanes)
-            await tell(connection, channels.done, awaited)
-            total += await connection.fetchval(DELETE[tables], ended)
+        total += await _clear(connection, tables, ids, channels)
     return total
+
+
+@in_transaction
+async def _clear(
+    connection: Connection, tables: Tables, ids: Sequence[UUID], channels: Channels
+) -> int:
+    cancelled = await _cancel(connection, tables, ids, "Its queue was cleared.", channels)
+    deleted: int = await connection.fetchval(DELETE[tables], cancelled.ended)
+    return deleted

@@ -26,8 +26,9 @@ SELECT id, date, actor, source, action, target, details FROM $audit
  WHERE ($1::text IS NULL OR target = $1)
    AND ($2::text IS NULL OR starts_with(action, $2))
    AND ($3::uuid IS NULL OR id < $3)
+   AND ($4::text IS NULL OR starts_with(actor, $4))
  ORDER BY id DESC
- LIMIT $4
+ LIMIT $5
 """)
 
 
@@ -79,15 +80,16 @@ async def list_audit(
     *,
     target: str | None = None,
     action: str | None = None,
+    actor: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
 ) -> list[AuditEntry]:
     """The last `limit` actions, newest first.
 
-    `target` is one thing, `action` a verb or the beginning of some (`schedule.`), `before` the id
-    of the last entry of the page before.
+    `target` is one thing, `action` a verb or the beginning of some (`schedule.`), `actor` a name or
+    the beginning of some, `before` the id of the last entry of the page before.
     """
-    rows = await connection.fetch(LIST[tables], target, action, before, limit)
+    rows = await connection.fetch(LIST[tables], target, action, before, actor, limit)
     return [AuditEntry(**{**row, "details": orjson.loads(row["details"])}) for row in rows]
 
 

@@ -35,7 +35,7 @@ REST_IS_OVER = """(breaker.opened_at IS NULL
 _COLUMNS = """breaker.name, breaker.state, breaker.failures, breaker.successes,
        breaker.failure_threshold, breaker.success_threshold, breaker.reset_timeout,
        breaker.opened_at, breaker.probe, breaker.error,
-       breaker.date_changed,
+       breaker.date_changed, breaker.opened,
        CASE WHEN breaker.state = 'open' THEN greatest(0, extract(epoch FROM breaker.opened_at
             + breaker.reset_timeout * interval '1 second' - clock_timestamp()))::float8
             ELSE 0 END AS rest"""
@@ -95,6 +95,7 @@ FAILED = Statement(
 UPDATE $breakers AS breaker
    SET state = CASE WHEN $opens THEN 'open' ELSE breaker.state END,
        opened_at = CASE WHEN $opens THEN clock_timestamp() ELSE breaker.opened_at END,
+       opened = breaker.opened + CASE WHEN $opens THEN 1 ELSE 0 END,
        failures = least(breaker.failures, 2147483646) + 1, error = $3,
        probe = NULL, probe_task = NULL, probe_run = NULL, probe_until = NULL,
        date_changed = clock_timestamp()
@@ -145,7 +146,7 @@ class Breaker:
     """A breaker's row. Durations are seconds.
 
     `rest` is how long an open breaker still lets nobody through; `probe` is who tries whether the
-    other side works again.
+    other side works again; `opened` is how often it ever opened.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Breaker:
     error: str | None
     date_changed: datetime
     rest: float
+    opened: int = 0
 
 
 async def read(connection: Connection, tables: Tables, name: str) -> Breaker | None:

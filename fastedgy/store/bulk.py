@@ -11,6 +11,7 @@ from asyncpg import Connection, UniqueViolationError
 
 from fastedgy.models.tables import Tables
 from fastedgy.store import actions, trees
+from fastedgy.store.deadlocks import in_transaction
 from fastedgy.store.maintain import DELETED, NOT_NEEDED
 from fastedgy.store.notify import Channels, ring
 from fastedgy.store.statements import LANE, Statement
@@ -86,6 +87,7 @@ async def move(
     return await _change(connection, tables, MOVE, ids, queue, channels)
 
 
+@in_transaction
 async def _change(
     connection: Connection,
     tables: Tables,
@@ -94,18 +96,19 @@ async def _change(
     value: Any,
     channels: Channels,
 ) -> list[UUID]:
-    async with connection.transaction():
-        rows = await connection.fetch(statement[tables], list(ids), value)
-        lanes = {(row["queue"], row["priority"]) for row in rows if row["state"] == "enqueued"}
-        await ring(connection, channels.tasks, lanes)
+    rows = await connection.fetch(statement[tables], list(ids), value)
+    lanes = {(row["queue"], row["priority"]) for row in rows if row["state"] == "enqueued"}
+    await ring(connection, channels.tasks, lanes)
     return [row["id"] for row in rows]
 
 
+@in_transaction
 async def delete(connection: Connection, tables: Tables, ids: Sequence[UUID]) -> list[UUID]:
     """Delete ended tasks with their logs; those that are gone."""
     return [row["id"] for row in await connection.fetch(DELETE[tables], list(ids))]
 
 
+@in_transaction
 async def restore(
     connection: Connection, tables: Tables, ids: Sequence[UUID], channels: Channels
 ) -> list[UUID]:
@@ -113,15 +116,14 @@ async def restore(
 
     With what was cancelled because of them. Those whose unique key another task holds by now stay.
     """
-    async with connection.transaction():
-        back = await _reschedule(connection, tables, ids)
-        concerned = await trees.broken(connection, tables, ids)
-        dues = await connection.fetch(DUES[tables], concerned)
-        again = await actions.retry(connection, tables, ids, tree=True, channels=channels)
-        if dues:
-            await connection.execute(
-                LATER[tables], [row["id"] for row in dues], [row["date_due"] for row in dues]
-            )
+    back = await _reschedule(connection, tables, ids)
+    concerned = await trees.broken(connection, tables, ids)
+    dues = await connection.fetch(DUES[tables], concerned)
+    again = await actions.retry(connection, tables, ids, tree=True, channels=channels)
+    if dues:
+        await connection.execute(
+            LATER[tables], [row["id"] for row in dues], [row["date_due"] for row in dues]
+        )
     return [*back, *again]
 
 

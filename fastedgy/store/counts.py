@@ -213,3 +213,21 @@ async def arrivals(connection: Connection, tables: Tables, *, now: datetime) -> 
         first = min(UUID(row["first"]).int >> 80 for row in rows) / 1000
         span = max(0.05, now.timestamp() - first)
     return {row["queue"]: row["number"] * 60 / span for row in rows}
+
+
+COMING = Statement("""
+SELECT queue, count(*) AS number
+  FROM ((SELECT queue FROM $tasks WHERE state = 'scheduled' ORDER BY date_due LIMIT $1)
+        UNION ALL
+        (SELECT queue FROM $tasks WHERE state = 'waiting' ORDER BY id LIMIT $1)) AS next
+ GROUP BY queue
+""")
+COMING_SEEN = 1_000
+
+
+async def coming(connection: Connection, tables: Tables) -> dict[str, int]:
+    """How many tasks each queue is to get, among the next 1,000 that are scheduled and the first
+    1,000 that wait for parents.
+    """
+    rows = await connection.fetch(COMING[tables], COMING_SEEN)
+    return {row["queue"]: row["number"] for row in rows}

@@ -57,6 +57,7 @@ LAST_HOUR = Statement(f"""
 SELECT coalesce(sum(done), 0)::bigint AS done, coalesce(sum(failed), 0)::bigint AS failed
   FROM $rollups WHERE {_TOGETHER}
 """)
+EVER_RUN = Statement("SELECT DISTINCT queue FROM $rollups WHERE seconds = 0")
 NOW = "SELECT clock_timestamp()"
 
 
@@ -96,6 +97,11 @@ async def ended_by_queue(
     """How many tasks of each queue ended, for each of the last whole `minutes` and the present."""
     rows = await connection.fetch(QUEUES[tables], MINUTE, float((minutes + 1) * MINUTE))
     return {row["queue"]: row["ended"] / minutes for row in rows}
+
+
+async def queues_ever(connection: Connection, tables: Tables) -> set[str]:
+    """The queues of which a task has ever ended."""
+    return {row["queue"] for row in await connection.fetch(EVER_RUN[tables])}
 
 
 async def totals(connection: Connection, tables: Tables) -> list[Total]:

@@ -255,7 +255,8 @@ async def insert(
         await connection.copy_records_to_table(
             tables.tasks,
             columns=_COPIED,
-            records=[(task.id, task.args, task.kwargs, *shared) for task in tasks],
+            # One at a time: thousands of tuples at once would wake the garbage collector.
+            records=((task.id, task.args, task.kwargs, *shared) for task in tasks),
             timeout=timeout,
         )
         await ring(connection, channel, {(spec.queue, spec.priority)})

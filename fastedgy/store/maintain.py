@@ -16,7 +16,7 @@ from asyncpg import Connection
 from fastedgy.models.tables import Tables
 from fastedgy.store.conditions import DUE
 from fastedgy.store.notify import BYTES_PER_PAYLOAD
-from fastedgy.store.statements import BELONGINGS, LANE, Statement
+from fastedgy.store.statements import BELONGINGS, LANE, UNHELD, Statement
 
 PROMOTE = Statement(f"""
 WITH moved AS (
@@ -68,10 +68,11 @@ OLD = f"""
 """
 
 DELETED = f"""gone AS (
-    DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
+    DELETE FROM $tasks WHERE id = ANY (ARRAY (SELECT id FROM old))
+ RETURNING id, state, unique_key
 ), forgotten AS (
     DELETE FROM $links AS link USING gone WHERE link.parent_id = gone.id
-), {BELONGINGS}"""
+), {BELONGINGS}, {UNHELD}"""
 
 PRUNE = Statement(
     f"""

@@ -28,7 +28,11 @@ _CLASSES = (
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether `error` says that the database is away for now, so that trying again makes sense."""
+    """Whether `error` says that the database is away for now, so that trying again makes sense.
+
+    Wider than `database.lost`, which tells a broken connection from a refused statement: a deadlock
+    or a full server is an outage, and the connection is as good as before.
+    """
     if isinstance(error, asyncpg.QueryCanceledError):
         return True  # a server-side statement_timeout
     if isinstance(error, asyncpg.InterfaceError):

@@ -23,7 +23,8 @@ class WorkerRow:
     """A worker process that has not ended, or whose end nobody has seen.
 
     `busy` counts the slots in use, by the tasks that it holds. `silent_for` is the age of its last
-    sign of life in seconds, by the database's clock. `queues` None or empty: all of them.
+    sign of life in seconds, by the database's clock. `queues` None or empty: all of them. `drain`:
+    what was asked to drain, this `worker` or its `supervisor`.
     """
 
     id: UUID
@@ -39,6 +40,7 @@ class WorkerRow:
     date_started: datetime
     last_heartbeat: datetime
     silent_for: float
+    drain: str | None = None
 
     def is_alive(self, lease: float) -> bool:
         """Whether it gave a sign of life within the lease (seconds)."""
@@ -49,9 +51,14 @@ class WorkerRow:
         """Whether it is a web process, which runs its own in-process tasks and no others."""
         return self.concurrency == 0
 
+    @property
+    def drains(self) -> bool:
+        """Whether it takes no more tasks, or was asked to do so and obeys in a moment."""
+        return self.state == "draining" or self.drain is not None
+
     def serves(self, queue: str) -> bool:
         """Whether it takes new tasks of that queue."""
-        return self.state == "running" and (not self.queues or queue in self.queues)
+        return not self.drains and (not self.queues or queue in self.queues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class WorkerSummary:
 _WORKERS = Statement("""
 SELECT worker.id, worker.server_name, worker.pid, worker.supervisor_id, worker.state, worker.queues,
        worker.concurrency, worker.version, worker.counters, worker.date_started,
-       worker.last_heartbeat, least(worker.concurrency, (
+       worker.last_heartbeat, worker.drain, least(worker.concurrency, (
            SELECT count(*) FROM $tasks WHERE state = 'doing' AND worker_id = worker.id
        ))::integer AS busy,
        extract(epoch FROM clock_timestamp() - worker.last_heartbeat)::float8 AS silent_for

@@ -28,6 +28,14 @@ BELONGINGS = """unlinked AS (
     DELETE FROM $steps AS step USING gone WHERE step.task_id = gone.id
 )"""
 
+# What was cancelled holds no period, and without its row nobody could tell. Here `gone` has
+# `state` and `unique_key`, too.
+UNHELD = """unheld AS (
+    DELETE FROM $keys AS held USING gone
+     WHERE gone.state = 'cancelled' AND held.kind = 'unique'
+       AND held.key = ANY (ARRAY [gone.unique_key]) AND held.task_id = gone.id
+)"""
+
 _NAME = re.compile(r"\$([a-z_]+)")
 
 

@@ -20,9 +20,12 @@ from fastedgy.store.notify import SILENT, Channels, Free, ring, tell, tell_free
 from fastedgy.store.queues import read_rules
 from fastedgy.store.statements import HISTORY, LANE, Statement
 
+# What is asked of a supervisor is asked of the workers that it starts meanwhile, too.
 REGISTER = Statement("""
-INSERT INTO $workers (id, server_name, pid, supervisor_id, queues, concurrency, version)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO $workers (id, server_name, pid, supervisor_id, queues, concurrency, version, drain,
+                      drain_by)
+SELECT $1, $2, $3, $4, $5, $6, $7, max(drain), max(drain_by)
+  FROM $workers WHERE supervisor_id = $4 AND drain = 'supervisor'
     ON CONFLICT (id) DO NOTHING
 """)
 
@@ -32,9 +35,10 @@ WITH beat AS (
     UPDATE $workers
        SET last_heartbeat = clock_timestamp(), state = $2, busy = $3, counters = $4::jsonb
      WHERE id = $1 AND state IN ('running', 'draining')
- RETURNING id
+ RETURNING drain, drain_by
 )
 SELECT EXISTS (SELECT FROM beat) AS alive,
+       (SELECT drain FROM beat) AS drain, (SELECT drain_by FROM beat) AS drain_by,
        ARRAY (SELECT id FROM $tasks
                WHERE worker_id = $1 AND state = 'doing' AND cancel_requested) AS cancelled,
        EXISTS (SELECT FROM $workers
@@ -171,6 +175,7 @@ class Pulse:
     `alive`: our own row still counts us among the living. `cancelled`: our tasks that were asked to
     stop. `stale`: some worker has not beaten for a lease. `suspects`: a task waits to run alone.
     `next_due`: seconds until the next scheduled task is due (negative: overdue), None without one.
+    `drain`: what an operator (`drain_by`) wants to drain: the `worker`, or its whole `supervisor`.
     """
 
     alive: bool
@@ -178,6 +183,8 @@ class Pulse:
     stale: bool
     suspects: bool
     next_due: float | None
+    drain: str | None = None
+    drain_by: str | None = None
 
 
 @dataclass(slots=True)
@@ -228,8 +235,7 @@ async def beat(
     row = await connection.fetchrow(
         BEAT[tables], worker_id, state, busy, orjson.dumps(counters).decode(), lease
     )
-    return Pulse(row["alive"], list(row["cancelled"]), row["stale"], row["suspects"],
-                 row["next_due"])  # fmt: skip
+    return Pulse(**{**row, "cancelled": list(row["cancelled"])})
 
 
 async def retire(

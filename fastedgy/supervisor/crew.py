@@ -62,7 +62,8 @@ class Crew:
         self._command = command
         self._tempo = tempo
         # Each runs one task at a time, alone in its process; one more for each report that there
-        # are still some, so that many suspects of one death do not queue for a single process.
+        # are still some while all of them are busy, so that many suspects of one death do not
+        # queue for a single process.
         self._solos = [Seat(0, Backoff(tempo)) for _ in range(options.workers)]
         self._suspects = False
         self._began = False
@@ -97,8 +98,11 @@ class Crew:
             self._start_solo(now)
 
     def _start_solo(self, now: float) -> None:
-        if any(seat.child is not None and not seat.child.ready for seat in self._solos):
-            return  # it may be all that is needed
+        if any(seat.child is not None and not seat.child.busy for seat in self._solos):
+            # It has nothing to do, or starts only now, so it takes what the report was about. If
+            # there is more, a later heartbeat says so again.
+            self._suspects = False
+            return
         for seat in self._solos:
             if seat.empty and seat.restart_at <= now:
                 self._suspects = False
@@ -135,6 +139,9 @@ class Crew:
                 self.wake.set()
             case "draining" if child.deadline is None:
                 self._relieve(child, str(line.get("reason", "")))
+            case "dissolve" if not self.stopping:  # an operator wants this, by the worker's row
+                logger.info("draining", extra={"reason": str(line.get("reason", ""))})
+                self.dissolve()
 
     def _announce(self) -> None:
         options, least = self._options, self._options.kept(self._config)
@@ -286,7 +293,7 @@ class Crew:
         """Drain all workers and start no more."""
         self.stopping = True
         for child in self.children.values():
-            if not child.asked_to_stop:  # to one that drains already, it would say "interrupt"
+            if child.deadline is None:  # to one that drains already, it would say "interrupt"
                 self.drain(child)
         self.wake.set()
 

@@ -130,6 +130,9 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._mean = SHORT
         self._rate = 0.0
+        self._pace = 0
+        self._asked = 0
+        self._was_full = False
         self._ended = 0
         self._worked = 0.0
         self._bare: set[TaskFunction] = set()
@@ -189,13 +192,15 @@ class Executor:
             return max(0, free)
         ahead = 0
         if self._mean < SHORT:
-            ahead = min(MOST_AHEAD, max(self._concurrency, int(self._rate * AHEAD)))
+            wanted = max(self._concurrency, self._pace, int(self._rate * AHEAD))
+            ahead = min(MOST_AHEAD, wanted)
             self._low_water = ahead // 2
             if len(self._queue) > self._low_water:
                 return 0
         else:
             self._low_water = 0
-        return max(0, free + ahead)
+        self._asked = max(0, free + ahead)
+        return self._asked
 
     # Starting.
 
@@ -204,6 +209,11 @@ class Executor:
 
         `first`: before what waits here already.
         """
+        if self._was_full and not self._running and not self._queue:
+            # All that there was room for came, and is over before this has arrived: it was too
+            # little, and the rate is not known yet.
+            self._pace = min(MOST_AHEAD, 2 * max(self._concurrency, self._pace))
+        self._was_full = len(rows) >= self._asked
         if first:
             self._queue.extendleft(reversed(rows))
         else:
@@ -256,6 +266,7 @@ class Executor:
         it.task = self._loop.create_task(self._run(it))
         if not self._sweeping:
             self._sweeping = True
+            self._measured = now
             self._empty.clear()
             self._loop.call_later(SWEEP, self._sweep)
 
@@ -390,6 +401,8 @@ class Executor:
             return  # its outcome was given when it was left behind
         self._board.free(it.slot)
         del self._running[it.id]
+        # Its context holds `it`: without this circle all is freed at once, not by a later look.
+        it.task = None
         if it.logs_dropped:
             self._counters.log_lines_dropped += it.logs_dropped
             it.close_logs()
@@ -417,6 +430,7 @@ class Executor:
         if self._ended:
             self._mean += (self._worked / self._ended - self._mean) * 0.5
         self._ended, self._worked, self._measured = 0, 0.0, now
+        self._pace //= 2
         for it in list(self._running.values()):
             if now >= it.deadline:
                 self._time_is_over(it, now)

@@ -51,6 +51,7 @@ class Heartbeat:
         self._on_tick = on_tick
         self._on_lease_lost = on_lease_lost
         self._stopping = threading.Event()
+        self._soon = threading.Event()
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
         self.lease_until = time.monotonic() + self._lease
         self.steady_since: float | None = None
@@ -59,6 +60,10 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat. The first beat goes out at once."""
         self._thread.start()
+
+    def soon(self) -> None:
+        """Beat once more within a moment: something may have been written into our row."""
+        self._soon.set()
 
     def stop(self) -> None:
         """Stop beating, and wait until the thread has ended."""
@@ -104,9 +109,12 @@ class Heartbeat:
             await wire.close()
 
     async def _pause(self, until: float) -> None:
-        # In steps: the event that ends it is set by another thread, and cannot be awaited.
-        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():  # noqa: ASYNC110
+        # In steps: the events that end it are set by other threads, and cannot be awaited.
+        while (left := until - time.monotonic()) > 0:
+            if self._stopping.is_set() or self._soon.is_set():
+                break
             await asyncio.sleep(min(left, TICK / 2))
+        self._soon.clear()
 
     async def _one(self, connection: Connection) -> Pulse:
         return await self._send(connection)  # type: ignore[misc, no-any-return]

@@ -15,6 +15,7 @@ from asyncpg import Connection
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.store.claim import Lane
+from fastedgy.store.drains import TOLD as DRAIN
 from fastedgy.store.events import TOLD as EVENT_SENT
 from fastedgy.store.gates import GateLane
 from fastedgy.store.notify import FREE, Free
@@ -48,6 +49,7 @@ class Notifier:
         self.on_rules: Callable[[], None] = lambda: None
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_cancel: Callable[[UUID], None] = lambda id: None
+        self.on_drain: Callable[[list[str]], None] = lambda workers: None
         self.on_schedules: Callable[[], None] = lambda: None
         self.on_event: Callable[[str], None] = lambda key: None
         self.on_deaf: Callable[[bool], None] = lambda deaf: None
@@ -166,6 +168,9 @@ class Notifier:
             return
         if text.startswith(EVENT_SENT):
             self.on_event(text.removeprefix(EVENT_SENT))
+            return
+        if text.startswith(DRAIN):
+            self.on_drain(text.removeprefix(DRAIN).split(","))
             return
         if text.startswith("watch "):
             self._asked_to_tell(text)

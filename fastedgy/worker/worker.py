@@ -152,6 +152,7 @@ class Worker:
         self.notifier.on_free = fetcher.freed
         self.notifier.on_rules = fetcher.rules_changed
         self.notifier.on_cancel = executor.cancel
+        self.notifier.on_drain = self._drain_was_asked
         self.notifier.on_schedules = self.maintenance.fire_soon
         self.notifier.on_watch = self.telling.watch
         fetcher.telling = completer.telling = self.telling
@@ -235,6 +236,21 @@ class Worker:
         if not self._stop.is_set():
             self._exit_code = REPLACE
             logger.warning("Worker %s is to be replaced: %s", self.id, reason)
+            self.stop(reason)
+
+    def _drain_was_asked(self, workers: list[str]) -> None:
+        """An operator has asked these to drain. What counts is in our row: the next beat has it."""
+        if str(self.id) in workers:
+            self.heartbeat.soon()
+
+    def _asked_to_drain(self, what: str, by: str) -> None:
+        """Our row says that we are to drain. A whole supervisor is told, and tells all its workers;
+        with each beat again, also by who drains already: one report may be lost.
+        """
+        reason = f"{by} asked for it"
+        if what == "supervisor" and self._assignment.report is not None:
+            self._report.tell("dissolve", reason=reason)
+        elif not self._stop.is_set():
             self.stop(reason)
 
     def orphaned(self) -> None:
@@ -438,6 +454,8 @@ class Worker:
             self._report.tell("suspects")
         if pulse.next_due is not None and pulse.next_due < self._config.heartbeat:
             self.maintenance.due_in(pulse.next_due)
+        if pulse.drain is not None:
+            self._asked_to_drain(pulse.drain, pulse.drain_by or "somebody")
         self._check_memory()
 
     def _check_memory(self) -> None:

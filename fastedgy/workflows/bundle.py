@@ -11,7 +11,8 @@ from uuid import UUID
 from fastedgy.errors import InvalidArguments
 from fastedgy.queued_tasks.maker import TaskMaker
 from fastedgy.queued_tasks.ref import QueuedTaskRef
-from fastedgy.queued_tasks.service import QueuedTasks, open_producer
+from fastedgy.queued_tasks.scripts import open_producer
+from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.queued_tasks.waiting import written
 from fastedgy.store import actions, watch
 from fastedgy.store.find import STATES

@@ -21,7 +21,8 @@ from fastedgy.queued_task.annotations import result_rebuilder
 from fastedgy.queued_task.encoding import NotEncodable, dumps, loads
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer, open_buffer
-from fastedgy.queued_tasks.service import QueuedTasks, open_producer
+from fastedgy.queued_tasks.scripts import open_producer
+from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store.outage import is_outage
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """What workflows, limits, schedules and operations keep in the database.
 
-New columns of the tasks, and tables beside them: queues and limits, breakers, steps, events, kept
-keys, schedules, the audit and the rollups of each minute.
+New columns of the tasks and workers, and tables beside them: queues and limits, breakers, steps,
+events, kept keys, schedules, the audit and the rollups of each minute.
 """
 
 from string import Template
@@ -33,6 +33,12 @@ CREATE INDEX ${tasks}_ready ON $tasks (queue, priority DESC, date_enqueued)
 CREATE INDEX ${tasks}_gated ON $tasks (queue, gate, priority DESC, date_enqueued)
     WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL;
 CREATE INDEX ${tasks}_gate_taken ON $tasks (gate) WHERE state = 'doing' AND gate IS NOT NULL;
+
+-- What an operator asks of a worker: that it drains, or its whole supervisor.
+ALTER TABLE $workers
+    ADD COLUMN drain text,
+    ADD COLUMN drain_by text,
+    ADD CONSTRAINT ${workers}_drain_known CHECK (drain IN ('worker', 'supervisor'));
 
 CREATE TABLE $queues (
     name text NOT NULL PRIMARY KEY,
@@ -67,6 +73,7 @@ CREATE TABLE $breakers (
     probe_until timestamptz,
     error text,
     date_changed timestamptz NOT NULL DEFAULT clock_timestamp(),
+    opened bigint NOT NULL DEFAULT 0,
     CONSTRAINT ${breakers}_state_known CHECK (state IN ('closed', 'open', 'half_open'))
 ) WITH (fillfactor = 50);
 
@@ -195,6 +202,7 @@ DROP TABLE $steps;
 DROP TABLE $breakers;
 DROP TABLE $gates;
 DROP TABLE $queues;
+ALTER TABLE $workers DROP COLUMN drain_by, DROP COLUMN drain;
 DROP INDEX ${tasks}_gate_taken;
 DROP INDEX ${tasks}_gated;
 DROP INDEX ${tasks}_ready;

@@ -67,7 +67,7 @@ async def comes_to(connection: asyncpg.Connection, ref: Any, code: str) -> Expla
         assert explanation.reasons[0].code == code, explanation
         return explanation
 
-    return await eventually(check, within=15)
+    return await eventually(check)
 
 
 async def test_tasks_that_sleep_wait_and_failed(
@@ -119,4 +119,4 @@ async def test_a_worker_that_is_deaf_tells_so(
             found = await doctor(connection, TABLES, QueuedTaskConfig())
             assert "deaf_listeners" in {each.code for each in found}
 
-        await eventually(check, within=15)
+        await eventually(check)

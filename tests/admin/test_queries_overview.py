@@ -15,6 +15,7 @@ from fastedgy.admin.overview import Pace, judge
 from fastedgy.dependencies import get_container_service
 from fastedgy.errors import BreakerNotFound, InvalidOption, NoOpenBuffer
 from fastedgy.store import queues
+from fastedgy.store.breakers import Breaker
 from fastedgy.store.counts import QueueDepth
 from fastedgy.store.find import STATES
 from fastedgy.store.overview import WorkerRow
@@ -33,6 +34,11 @@ def worker(**changes: Any) -> WorkerRow:
 
 def counted(**numbers: int) -> dict[str, int]:
     return {state: numbers.get(state, 0) for state in STATES}
+
+
+def breaker(state: str, *, name: str = "pay", rest: float = 0.0) -> Breaker:
+    error = "ConnectError: no route\nto host"
+    return Breaker(name, state, 5, 0, 5, 2, 30.0, None, None, error, NOW, rest, 1)
 
 
 BUSY = Pace(per_minute=1204.4, pick_up_ms_p95=4.2, ended=18_000)
@@ -63,17 +69,48 @@ BUSY = Pace(per_minute=1204.4, pick_up_ms_p95=4.2, ended=18_000)
          {"pace": Pace(ended=100, failed=80, failing="send")}),
         ("degraded", "Queue a is paused; 2 tasks wait.",
          {"depths": {"a": QueueDepth(2, 600)}, "paused": {"a", "b"}}),
-        ("healthy", "All well: nothing waits in the line.", {"paused": {"a"}}),
+        ("degraded", "Queue a is paused; nothing waits there.", {"paused": {"a"}}),
+        ("degraded", "Breaker pay is open, so its tasks wait; it tries again in 12.5 s. "
+         "Last error: ConnectError: no route", {"breakers": [breaker("open", rest=12.5)]}),
+        ("degraded", "Breaker pay is open, so its tasks wait; the next call tries. Last error: "
+         "ConnectError: no route", {"breakers": [breaker("closed", name="x"), breaker("open")]}),
+        ("degraded", "Breaker pay is half open: one call at a time tries.",
+         {"breakers": [breaker("half_open")]}),
+        ("degraded", "Queue mial has no worker; 1 task is to come. Start one: fastedgy queue start "
+         "--queues mial", {"coming": {"mial": 1, "a": 5}, "workers": [worker(queues=["a"])]}),
+        ("degraded", "The only worker drains, so that no task starts. Start others: fastedgy queue "
+         "start", {"workers": [worker(drain="worker")]}),
+        ("healthy", "All well: nothing waits in the line.", {"breakers": [breaker("closed")]}),
     ],
 )  # fmt: skip
 def test_one_sentence_says_how_it_is(level: str, sentence: str, given: dict[str, Any]) -> None:
     judged = judge(
         given.get("states", counted()), given.get("depths", {}), given.get("workers", [worker()]),
         lease=30, paused=given.get("paused", ()), pace=given.get("pace"),
+        coming=given.get("coming"), breakers=given.get("breakers", ()),
     )  # fmt: skip
 
     assert (judged.level, judged.sentence) == (Level(level), sentence)
     assert bool(judged.reasons) == (level != "healthy")
+
+
+def test_the_most_serious_comes_first() -> None:
+    judged = judge(
+        counted(enqueued=4),
+        {"late": QueueDepth(1, 900), "lonely": QueueDepth(1, 1), "held": QueueDepth(2, 1)},
+        [worker(queues=["late", "held"]), worker(silent_for=99.0)],
+        lease=30, paused={"held"}, coming={"mial": 1},
+        breakers=[breaker("half_open", name="x"), breaker("open")],
+        pace=Pace(ended=100, failed=80, failing="send"),
+    )  # fmt: skip
+
+    assert judged.sentence == judged.reasons[0]
+    assert [reason.split(";")[0].split(",")[0] for reason in judged.reasons] == [
+        "Queue lonely has no worker", "Queue mial has no worker", "Breaker pay is open",
+        "Queue late is late: the oldest of 1 task has been due for 15 min.",
+        "80 of 100 tasks failed in 15 minutes", "1 worker gave no sign of life for 30.0 s",
+        "Breaker x is half open: one call at a time tries.", "Queue held is paused",
+    ]  # fmt: skip
 
 
 async def hire(connection: asyncpg.Connection, id: UUID = WORKER, **columns: Any) -> None:

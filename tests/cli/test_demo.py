@@ -157,7 +157,7 @@ def test_every_task_is_done_though_a_worker_is_killed_in_the_middle(
 
     wait_until(lambda: demo.tasks_are("done", 20), within=60)
     pids = demo.pids()
-    victim, held = wait_until(lambda: stopped_at_work(demo), within=20)
+    victim, held = wait_until(lambda: stopped_at_work(demo))
     assert victim in pids
     os.kill(victim, signal.SIGKILL)
 
@@ -228,7 +228,7 @@ def test_with_keep_everything_goes_on_and_the_last_lines_say_how_to_use_and_stop
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: all_ended(pids), within=30)
+    wait_until(lambda: all_ended(pids))
 
 
 def test_a_signal_stops_all_that_was_started_and_leaves_no_task_to_run(

@@ -21,15 +21,13 @@ from helpers import run
 from rich.console import Console
 from rows import count_runs
 
-from fastedgy.admin.overview import judge
 from fastedgy.cli import options, output, root, tables, task_page
 from fastedgy.cli.root import main
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
-from fastedgy.store.counts import QueueDepth, StateCounts
+from fastedgy.store.counts import StateCounts
 from fastedgy.store.details import Family, TaskDetails
 from fastedgy.store.find import STATES, TaskRow
-from fastedgy.store.overview import WorkerRow
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 ENDED = {"done", "failed", "cancelled"}
@@ -398,9 +396,15 @@ def test_status_as_json_has_the_documented_shape(fastedgy: Run, rows: Rows) -> N
     rows.task(queue="mail", age=5)
     rows.task("doing")
 
+    rows.execute("INSERT INTO queued_task_queues (name, paused) VALUES ('bulk', true)")
+
     status = parsed(fastedgy("queue", "status", "--json"))
 
-    assert set(status) == {"states", "queues", "workers"}
+    assert set(status) == {"sentence", "level", "reasons", "states", "queues", "paused", "workers"}
+    assert (status["level"], status["sentence"]) == (
+        "degraded", "Queue bulk is paused; nothing waits there.",
+    )  # fmt: skip
+    assert (status["reasons"], status["paused"]) == ([status["sentence"]], ["bulk"])
     assert status["states"] == {state: int(state in ("enqueued", "doing")) for state in STATES}
     assert status["queues"]["mail"]["depth"] == 1
     assert 5 <= status["queues"]["mail"]["oldest_due_seconds"] < 60
@@ -761,41 +765,24 @@ def drawn(*renderables: Any) -> str:
     return capture.get()
 
 
-def worker(**changes: Any) -> WorkerRow:
-    values: dict[str, Any] = {
-        "id": UUID(int=1), "server_name": "web", "pid": 1, "supervisor_id": None,
-        "state": "running", "queues": None, "concurrency": 10, "busy": 0, "version": "1",
-        "counters": {}, "date_started": NOW, "last_heartbeat": NOW, "silent_for": 1.0,
-    }  # fmt: skip
-    return WorkerRow(**(values | changes))
-
-
-def counted(**numbers: int) -> dict[str, int]:
-    return {state: numbers.get(state, 0) for state in STATES}
-
-
-@pytest.mark.parametrize(
-    ("states", "queues", "workers", "says"),
-    [
-        (counted(), {}, [], "Nothing to do, and no worker runs."),
-        (counted(enqueued=1), {}, [], "1 task waits and no worker runs."),
-        (counted(done=5), {}, [worker()], "All well: nothing waits in the line."),
-        (counted(enqueued=2), {"a": QueueDepth(2, 0.4)}, [worker()], "the oldest for 400 ms."),
-        (counted(enqueued=2), {"a": QueueDepth(2, 9)}, [worker(queues=["b"])],
-         "Queue a has no worker; 2 tasks wait."),
-        (counted(enqueued=2), {"a": QueueDepth(2, 9)}, [worker(state="draining")],
-         "Queue a has no worker"),
-        (counted(), {}, [worker(), worker(silent_for=31)], "1 worker gave no sign of life"),
-    ],
-)  # fmt: skip
-def test_the_first_sentence_of_the_status_says_what_matters(
-    states: dict[str, int], queues: Any, workers: Any, says: str
+def test_the_status_says_the_most_serious_first_and_then_the_rest(
+    fastedgy: Run, rows: Rows
 ) -> None:
-    assert says in tables.status_sentence(judge(states, queues, workers, lease=30)).plain
+    rows.worker(queues=["default"])
+    rows.task(queue="mail")
+    rows.execute(
+        "INSERT INTO queued_task_breakers (name, state, error) VALUES ('pay', 'open', 'no route')"
+    )
+
+    lines = fastedgy("queue", "status").stdout.splitlines()
+
+    assert lines[0].startswith("Queue mail has no worker; 1 task waits.")
+    assert lines[1].startswith("Also: Breaker pay is open, so its tasks wait;")
 
 
 def test_a_table_of_states_has_each_in_its_colour() -> None:
-    counts = StateCounts(counted(done=1_204_000, failed=7), frozenset({"done"}))
+    numbers = dict.fromkeys(STATES, 0) | {"done": 1_204_000, "failed": 7}
+    counts = StateCounts(numbers, frozenset({"done"}))
 
     text = drawn(tables.state_table(counts, total=True))
 

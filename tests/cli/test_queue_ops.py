@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -32,7 +33,7 @@ from fastedgy.admin.doctor import Finding, Fix, Severity
 from fastedgy.admin.explain import Explanation, Reason
 from fastedgy.admin.types import Point
 from fastedgy.cli import watch, watch_screen
-from fastedgy.cli.queue_ops import breaker_line, explanation_lines, finding_lines
+from fastedgy.cli.queue_ops import actor, breaker_line, explanation_lines, finding_lines
 from fastedgy.cli.root import main
 from fastedgy.cli.watch import Watch, look, parsed
 from fastedgy.cli.watch_screen import Item, overview_screen, sparkline, squares
@@ -167,15 +168,31 @@ def test_pause_and_resume(fastedgy: Run, rows: Rows) -> None:
     paused = rows(lambda c: c.fetchval("SELECT paused FROM queued_task_queues"))
     assert paused is True
     told = json.loads(fastedgy("queue", "resume", "mail", "--json").output)
-    assert told == {"queue": "mail", "paused": False, "depth": 1}
+    assert told == {
+        "queue": "mail", "paused": False, "depth": 1, "known": True, "warning": None,
+    }  # fmt: skip
     noted = rows(lambda connection: audit.list_audit(connection, TABLES))
     assert [(each.action, each.source) for each in noted] == [
         ("queue.resume", "cli"), ("queue.pause", "cli"),
     ]  # fmt: skip
 
 
+def test_a_queue_that_nobody_knows_is_paused_with_a_warning(fastedgy: Run, rows: Rows) -> None:
+    rows(lambda connection: add(connection, queue="mail"))
+    warning = (
+        "Nothing is known of a queue mial: no task of it waits or ever ran, no worker serves it by "
+        "name. Known are mail.\n"
+    )
+
+    paused = fastedgy("queue", "pause", "mial")
+    assert paused.stdout == "Queue mial is paused; 0 tasks in the line.\n"
+    assert paused.stderr == warning
+    assert fastedgy("queue", "limit", "miel", "--rate", "1").stderr.startswith("Nothing is known")
+    assert fastedgy("queue", "resume", "mial").stderr == "", "it has settings now"
+
+
 def test_limit(fastedgy: Run, rows: Rows) -> None:
-    said = fastedgy("queue", "limit", "mail", "--max-running", "5", "--rate", "0.5").output
+    said = fastedgy("queue", "limit", "mail", "--max-running", "5", "--rate", "0.5").stdout
     assert said == "Queue mail: 5 at once and 0.5 starts a second.\n"
     limits = rows(lambda c: c.fetchrow("SELECT max_running, rate FROM queued_task_queues"))
     assert tuple(limits) == (5, 0.5)
@@ -204,6 +221,90 @@ def test_breakers(fastedgy: Run, rows: Rows) -> None:
 def test_a_breaker_in_a_line() -> None:
     closed = Breaker("a\x07", "closed", 0, 0, 5, 2, 30.0, None, False, None, NOW, 0.0)
     assert breaker_line(closed).plain == "closed    a\\x07  0 of 5 failures"
+
+
+# Drain, trees, audit.
+
+
+def test_drain_says_who_asks_and_marks_the_rows(fastedgy: Run, rows: Rows) -> None:
+    rows(hire)
+    rows(add_taken)
+    refused = fastedgy("queue", "drain", "web-3/17", code=2)
+    assert "Worker web-3/17 takes no more tasks and ends; its supervisor starts another one." in (
+        refused.stderr
+    )
+    assert "say --yes" in refused.stderr
+
+    assert fastedgy("queue", "drain", str(WORKER)[-6:], "--yes").stdout == "1 worker asked.\n"
+    row = rows(lambda c: c.fetchrow("SELECT drain, drain_by FROM queued_task_workers"))
+    assert (row["drain"], row["drain_by"]) == ("worker", actor())
+    server = fastedgy("queue", "drain", "web-3", "--yes", "--json")
+    told = json.loads(server.stdout)
+    assert (told["workers"], told["supervisors"], told["running"]) == (
+        [str(WORKER)], [str(WORKER)], 1,
+    )  # fmt: skip
+    assert told["sentence"] == (
+        "1 worker on web-3 takes no more tasks and ends, with its supervisor; nobody starts "
+        "another. 1 task runs there: what does not end within QUEUE_DRAIN_TIMEOUT goes back to the "
+        "line."
+    )
+    assert "draining" in fastedgy("queue", "servers", "-p").stdout
+    missing = fastedgy("queue", "drain", "web-4", "--yes", code=1)
+    assert "No worker, supervisor or server is called 'web-4'. There are web-3/17." in (
+        missing.output
+    )
+
+
+def test_drain_waits_for_the_end_where_it_is_told_to(fastedgy: Run, rows: Rows) -> None:
+    rows(hire)
+    ended = threading.Timer(
+        1.0, lambda: rows(lambda c: c.execute(
+            "UPDATE queued_task_workers SET state = 'stopped', date_ended = now()"
+        ))
+    )  # fmt: skip
+    ended.start()
+    said = fastedgy("queue", "drain", "web-3", "--yes", "--wait").stdout
+    ended.join()
+
+    assert said == "1 worker ended.\n"
+    assert rows(lambda c: c.fetchval("SELECT state FROM queued_task_workers")) == "stopped"
+
+
+def test_a_tree_is_cancelled_and_retried_after_asking(fastedgy: Run, rows: Rows) -> None:
+    root = rows(lambda connection: add(connection))
+    child = rows(lambda connection: add(connection, root, on_parent_failure="run"))
+    refused = fastedgy("queue", "cancel", str(root), "--tree", code=2)
+    assert "Cancels 2 tasks." in refused.stderr
+
+    said = fastedgy("queue", "cancel", str(root), "--tree", "--yes", "--reason", "typo").stdout
+    assert said == "Cancelled, or asked to stop, 2 tasks.\n"
+    assert rows(lambda c: state_of(c, child)) == "cancelled"
+    told = fastedgy("queue", "retry", str(root), "--tree", "--yes", "--json").stdout
+    assert json.loads(told) == [{"id": str(root), "changed": 2}]
+    assert rows(lambda c: state_of(c, child)) == "waiting"
+    fastedgy("queue", "retry", "--tree", code=2)
+
+
+def test_what_is_done_in_the_terminal_is_in_the_audit(fastedgy: Run, rows: Rows) -> None:
+    assert fastedgy("queue", "audit").stdout == "Nothing of that kind was done by hand.\n"
+    id = rows(lambda connection: add(connection, queue="mail"))
+    rows(lambda connection: add_ended(connection, "failed"))
+    rows(lambda connection: add_ended(connection, "done"))
+    fastedgy("queue", "cancel", str(id))
+    fastedgy("queue", "retry", str(id))
+    fastedgy("queue", "retry", "--yes")
+    fastedgy("queue", "clear", "--yes")
+    fastedgy("queue", "prune", "--older-than", "0s")
+
+    told = json.loads(fastedgy("queue", "audit", "--json", "--actor", actor()[:3]).stdout)
+    assert [(entry["action"], entry["target"].partition(":")[0]) for entry in told] == [
+        ("task.prune", "bulk"), ("task.clear", "bulk"), ("task.retry", "bulk"),
+        ("task.retry", "task"), ("task.cancel", "task"),
+    ]  # fmt: skip
+    assert told[-1]["target"] == f"task:{id}"
+    text = fastedgy("queue", "audit", "--action", "task.cancel").stdout
+    assert re.search(rf"{re.escape(actor())} +cli +task.cancel +task:{id}", text)
+    assert "task.retry" not in text
 
 
 # Watch: the screen.

@@ -131,7 +131,7 @@ def get(port: int, path: str = "/") -> Any:
 
 def test_it_serves_and_ends_well_on_sigterm(start: Start, port: int) -> None:
     serving = start("--port", str(port))
-    assert wait_until(lambda: get(port), within=30) == "hello"
+    assert wait_until(lambda: get(port)) == "hello"
 
     assert serving.end(signal.SIGTERM) == 0
     assert "closed" in serving.out
@@ -141,12 +141,12 @@ def test_it_serves_and_ends_well_on_sigterm(start: Start, port: int) -> None:
 
 def test_with_workers_tasks_are_done_and_ctrl_c_ends_both(start: Start, port: int) -> None:
     serving = start("--port", str(port), "--workers", "1")
-    id = wait_until(lambda: get(port, "/double/4"), within=30)
+    id = wait_until(lambda: get(port, "/double/4"))
 
     def done() -> None:
         assert get(port, f"/state/{id}") == "done"
 
-    wait_until(done, within=30)
+    wait_until(done)
 
     assert serving.end(signal.SIGINT) == 0
     assert "supervisor stopped" in serving.err
@@ -155,21 +155,21 @@ def test_with_workers_tasks_are_done_and_ctrl_c_ends_both(start: Start, port: in
 
 def test_without_http_it_is_the_pool_of_workers(start: Start) -> None:
     serving = start("--no-http", "--workers", "1", LOG_FORMAT="json")
-    wait_until(lambda: serving.says("worker ready"), within=30)
+    wait_until(lambda: serving.says("worker ready"))
 
     assert serving.end(signal.SIGTERM) == 0
 
 
 def test_with_reload_a_changed_file_is_served_anew(start: Start, port: int, project: Path) -> None:
     start("--port", str(port), "--reload")
-    assert wait_until(lambda: get(port), within=30) == "hello"
+    assert wait_until(lambda: get(port)) == "hello"
 
     (project / "main.py").write_text(MAIN.replace("hello", "good morning"))
 
     def changed() -> None:
         assert get(port) == "good morning"
 
-    wait_until(changed, within=30)
+    wait_until(changed)
 
 
 def test_a_database_that_is_away_is_one_line(start: Start, port: int) -> None:
@@ -243,10 +243,25 @@ def test_a_pool_that_ends_by_itself_ends_the_server_with_an_error() -> None:
     def serve() -> None:
         with stopped_at_the_end(pool) as started:
             started(server)  # type: ignore[arg-type]
-            wait_until(ended, within=10)
+            wait_until(ended)
 
     with pytest.raises(ConfigurationError, match=r"ended by themselves \(exit code 7\)"):
         serve()
+
+
+def test_a_pool_that_was_told_to_end_leaves_the_server_running(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pool = Pool([sys.executable, "-c", ""], patience=10)
+    server = FakeServer()
+
+    def said() -> None:
+        assert "The server goes on without them." in capfd.readouterr().err
+
+    with stopped_at_the_end(pool) as started:
+        started(server)  # type: ignore[arg-type]
+        wait_until(said)
+        assert not server.should_exit
 
 
 def test_a_pool_that_does_not_end_in_time_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +272,7 @@ def test_a_pool_that_does_not_end_in_time_is_killed(capfd: pytest.CaptureFixture
     pool = Pool([sys.executable, "-c", stubborn], patience=0.2)
     with stopped_at_the_end(pool) as started:
         started(None)
-        wait_until(lambda: said(capfd, "ready"), within=10)
+        wait_until(lambda: said(capfd, "ready"))
 
     assert pool.process is not None
     assert pool.process.returncode == -signal.SIGKILL

@@ -108,7 +108,7 @@ async def busy_morning(url: str, folder: Path) -> Shop:
             stuck = tasks.task(queue="nobody-serves", priority=5).add_task(main.succeed, "stuck")
             await tasks.flush()
             for ref in (*done, stumbled):
-                await ref.wait(timeout=10)
+                await ref.wait(timeout=30)
 
             async def all_there() -> None:
                 assert await failed.get_state() == "failed"

@@ -67,7 +67,7 @@ async def test_its_examples_run(
                 # What is put off to ten seconds after the last change.
                 assert [(row["state"], row["args"]) for row in rows] == [("scheduled", "[2]")]
 
-            await eventually(all_done, within=15)
+            await eventually(all_done)
     settings_of = await connection.fetch(
         "SELECT name, paused, max_running, rate, changed_by FROM queued_task_queues ORDER BY name"
     )

@@ -44,8 +44,10 @@ def test_every_finding_of_doctor_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["explain", "doctor", "watch", "pause", "resume", "limit", "breakers", "tree", "logs"]
-)
+    "name",
+    ["explain", "doctor", "watch", "pause", "resume", "limit", "breakers", "tree", "logs", "drain",
+     "audit"],
+)  # fmt: skip
 def test_every_command_that_is_told_is_there_and_takes_json(name: str) -> None:
     command = queue.commands[name]
     assert f"fastedgy queue {name}" in PAGE

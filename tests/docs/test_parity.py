@@ -11,15 +11,18 @@ WORDS = {"works", "differently", "left out", "not yet"}
 
 
 def rows() -> list[list[str]]:
-    """The cells of the table."""
+    """The cells of the tables."""
     found = [line.strip("| ").split(" | ") for line in page(PAGE).splitlines()]
-    return [cells for cells in found if re.fullmatch(r"(★ )?[ABC]\d{3}", cells[0])]
+    return [
+        cells for cells in found if re.fullmatch(r"(★ )?[A-D]\d{3}(\u2013[A-D]\d{3})?", cells[0])
+    ]
 
 
 def test_every_id_is_there_once_with_one_of_four_words() -> None:
     ids = [cells[0].removeprefix("★ ") for cells in rows()]
 
     assert len(ids) > 100
+    assert {id[0] for id in ids} == set("ABCD")
     assert len(set(ids)) == len(ids)
     assert all(len(cells) == 4 for cells in rows())
     assert {cells[2] for cells in rows()} <= WORDS

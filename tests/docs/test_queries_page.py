@@ -17,10 +17,11 @@ import pytest
 from click.testing import CliRunner
 from commands import environment
 from pages import Block, blocks
-from rows import add, add_ended, add_taken, count, count_runs, state_of
+from rows import OTHER, TABLES, WORKER, add, add_ended, add_taken, count, count_runs, state_of
 
 from fastedgy.admin import QueueAdmin
 from fastedgy.cli import main
+from fastedgy.store import workers
 
 PAGE = "docs/queries.md"
 SCRIPT, *FRAGMENTS = blocks(PAGE, "python")
@@ -34,6 +35,10 @@ def database_url(queue_url: str) -> str:
 @pytest.fixture
 async def tasks(connection: asyncpg.Connection) -> dict[str, UUID]:
     """A few tasks of the kinds that the page speaks of."""
+    await workers.register(
+        connection, TABLES, worker_id=WORKER, server_name="web-3", pid=1712, supervisor_id=OTHER,
+        queues=[], concurrency=10, version="1",
+    )  # fmt: skip
     two_days = UUID(int=int((datetime.now(UTC).timestamp() - 3 * 86_400) * 1000) << 80)
     return {
         "stale": await add(connection, id=two_days, queue="mail"),
@@ -66,6 +71,9 @@ async def test_its_blocks_run_in_their_order(
     assert known["preview"].sentence == "Cancels 1 task."
     assert await state_of(connection, tasks["stale"]) == "enqueued"
     assert "1 are back" in capsys.readouterr().out
+    assert (known["cancelled"], known["again"]) == (1, 1)
+    drain = await connection.fetchval("SELECT drain FROM queued_task_workers")
+    assert drain == "worker"
 
 
 def test_its_script_runs(database_url: str, tmp_path: Path) -> None:

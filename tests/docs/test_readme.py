@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 from commands import Background, environment, free_port
+from helpers import NO_TLS
 from pages import ROOT, blocks, page
 
 PAGES = [
@@ -33,12 +35,14 @@ def test_the_program_runs(database_url: str, tmp_path: Path) -> None:
     # The workers beside the web server, in one command.
     with Background(f"fastedgy serve --workers 1 --port {port}", tmp_path, env) as web:
         web.wait_for("Serving at")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=NO_TLS) as client:
             added = client.post("/texts", params={"text": "the quick brown fox"})
             counted = client.get(f"/texts/{added.json()['task_id']}")
+            unknown = client.get(f"/texts/{UUID(int=0)}")
 
     assert added.status_code == 202
     assert counted.json() == {"words": 4}
+    assert unknown.status_code == 404
 
 
 def test_it_shows_exactly_the_two_commands() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 import orjson
+from helpers import NO_TLS, PATIENCE
 
-PATIENCE = 1.5
-"""Seconds that the examples' clients wait for an answer here (httpx: 5)."""
+IMPATIENCE = 0.1
+"""Seconds that the examples' clients wait here for an answer that never comes (httpx: 5)."""
 LATE = 0.1
 """Seconds that a late answer takes."""
 
@@ -56,14 +57,13 @@ class City:
 
     def __call__(self, handler: BaseHTTPRequestHandler) -> None:
         service = self[handler.headers["X-Meant-For"]]
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        service.asked.append((handler.path, body))
-        mood = service.mood_now()
+        mood = handler.headers["X-Mood"]
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         if mood == "hangs up":
             handler.close_connection = True
             return
         if mood == "times out":
-            self.evening.wait(10)
+            self.evening.wait()
             handler.close_connection = True
             return
         if mood == "is late":
@@ -93,12 +93,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Street(httpx.AsyncHTTPTransport):
-    """Leads to the city, whatever host is named."""
+    """Leads to the city, whatever host is named, and knows what will be there.
 
+    So a client waits long for an answer that comes, however busy the machine, and not for others.
+    """
+
+    city: City
     port = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        service = self.city[request.url.host]
+        service.asked.append((request.url.raw_path.decode(), await request.aread()))
         request.headers["X-Meant-For"] = request.url.host
+        request.headers["X-Mood"] = mood = service.mood_now()
+        if mood == "times out":
+            request.extensions["timeout"]["read"] = IMPATIENCE
         request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self.port)
         return await super().handle_async_request(request)
 
@@ -106,12 +115,12 @@ class _Street(httpx.AsyncHTTPTransport):
 class Httpx:
     """What the examples have as `httpx`."""
 
-    def __init__(self, port: int) -> None:
-        street = type("Street", (_Street,), {"port": port})
+    def __init__(self, city: City, port: int) -> None:
+        street = type("Street", (_Street,), {"city": city, "port": port})
 
         class AsyncClient(httpx.AsyncClient):
             def __init__(self) -> None:
-                super().__init__(transport=street(), timeout=PATIENCE)
+                super().__init__(transport=street(NO_TLS), timeout=PATIENCE)
 
         self.AsyncClient = AsyncClient
 
@@ -124,7 +133,7 @@ def open_city() -> Iterator[tuple[City, Httpx]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield city, Httpx(server.server_address[1])
+        yield city, Httpx(city, server.server_address[1])
     finally:
         city.evening.set()
         server.shutdown()

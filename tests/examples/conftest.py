@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +26,11 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """The example that the test module names in `EXAMPLE`."""
     import asyncio
 
+    import bcrypt
     import surroundings
 
+    # A hash that is safe takes a quarter of a second of the processor.
+    monkeypatch.setattr(bcrypt, "gensalt", partial(bcrypt.gensalt, 4))
     module = importlib.import_module(request.module.EXAMPLE)
     surroundings.db.reset()
     with open_city() as (city, httpx), serving(module.app) as site:

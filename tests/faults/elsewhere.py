@@ -51,7 +51,7 @@ def until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> N
         except OSError:
             raise AssertionError(log.read_text()) from None
 
-    wait_until(check, within=20)
+    wait_until(check)
 
 
 class Pooler:
@@ -130,7 +130,7 @@ def tls_server(folder: Path) -> Iterator[tuple[str, Path]]:
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres", public
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(30)
 
 
 class Host:

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from helpers import eventually
+from helpers import PATIENCE, eventually
 from rows import TABLES
 
 from fastedgy.ids import new_id
@@ -85,7 +85,7 @@ class Supervised:
         """Send the supervisor a signal."""
         self.process.send_signal(number)
 
-    async def ended(self, within: float = 20) -> int:
+    async def ended(self, within: float = PATIENCE) -> int:
         """Wait for its end; its exit code."""
 
         def check() -> int:
@@ -148,7 +148,7 @@ async def row_of(connection: asyncpg.Connection, id: UUID) -> Any:
 
 
 async def reaches(
-    connection: asyncpg.Connection, id: UUID, *states: str, within: float = 25
+    connection: asyncpg.Connection, id: UUID, *states: str, within: float = PATIENCE
 ) -> Any:
     """Wait until a task is in one of these states; its row."""
 

@@ -72,7 +72,7 @@ async def test_a_claim_that_arrives_late_is_given_back_by_its_worker_which_does_
         id, worker_id,
     )  # fmt: skip
 
-    row = await reaches(connection, id, "done", within=15)
+    row = await reaches(connection, id, "done")
     assert row["losses"] == 0
     assert row["run"] == 4, "taken back, claimed again"
 
@@ -141,7 +141,7 @@ async def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(
         def waits() -> None:
             assert "Waiting for the database" in worker.output
 
-        await eventually(waits, within=30)
+        await eventually(waits)
         await tap.open()
         await worker.ready()
         id = await enqueue(connection, fault_tasks.ping)
@@ -160,6 +160,6 @@ async def test_a_worker_that_waits_for_the_database_ends_with_its_supervisor(
         def waits() -> None:
             assert "Waiting for the database" in worker.output
 
-        await eventually(waits, within=30)
+        await eventually(waits)
         worker.abandon()
-        assert await worker.ended(within=10) == 3
+        assert await worker.ended() == 3

@@ -59,7 +59,7 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
         assert await connection.fetchval("SELECT count(*) FROM queued_tasks WHERE alone") == 0
 
     if point in DRAINING:
-        await eventually(all_done, within=30)
+        await eventually(all_done)
         worker.tell()
     assert await worker.ended(within=30) == -signal.SIGKILL
     before = {
@@ -73,9 +73,9 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
     )  # fmt: skip
     if await connection.fetchval("SELECT count(*) FROM queued_tasks WHERE alone"):
         async with hire(solo=True):  # who may have killed a process runs alone
-            await eventually(nobody_is_suspected, within=15)
+            await eventually(nobody_is_suspected)
     async with hire():
-        await eventually(all_done, within=15)
+        await eventually(all_done)
     rows = await connection.fetch("SELECT * FROM queued_tasks")
 
     runs = runs_in(file)

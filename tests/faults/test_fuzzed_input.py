@@ -193,8 +193,8 @@ async def test_rows_of_nonsense_come_to_an_end_and_harm_no_neighbour(
             )  # fmt: skip
             assert not left, [dict(row) for row in left[:3]]
 
-        await eventually(settled, within=30)
-        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+        await eventually(settled)
+        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
         assert staff.counters.errors == 0
 
     silent = await connection.fetch(

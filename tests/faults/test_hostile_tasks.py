@@ -98,4 +98,4 @@ async def reaches_other_process(
         assert json.loads((await row_of(connection, id))["result"]) != pid
         assert pid not in supervised.workers()
 
-    await eventually(check, within=25)
+    await eventually(check)

@@ -70,6 +70,7 @@ async def test_producers_and_workers_work_behind_a_pooler_in_transaction_mode(
         await reaches(connection, long.id, "cancelled")
         await long.retry()
         await long.cancel()
+        await reaches(connection, long.id, "cancelled")
 
     states = await connection.fetch("SELECT state, count(*) FROM queued_tasks GROUP BY 1")
     assert {row["state"]: row["count"] for row in states} == {"done": 53, "cancelled": 1}
@@ -88,7 +89,7 @@ async def test_workers_go_on_when_their_pooler_was_killed_and_is_back(
         pooler.kill()
         missed = await enqueue(connection, fault_tasks.ping)
         pooler.start()
-        await reaches(connection, missed, "done", within=10)
+        await reaches(connection, missed, "done")
     assert supervised.workers() == pids
 
 
@@ -106,7 +107,7 @@ async def test_everything_works_over_tls_with_the_server_verified(
         await supervised.ready(connection)
         async with running(FastEdgy(), settings=Settings(database_url=url)) as tasks:
             await get_service(Database).fetch_one("SELECT 1 AS one")
-            assert await tasks.add_task(fault_tasks.ping).wait(20) > 0
+            assert await tasks.add_task(fault_tasks.ping).wait(30) > 0
 
         seen = await connection.fetch(
             "SELECT application_name, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
@@ -131,7 +132,7 @@ async def test_the_address_may_be_of_ipv6(
         supervised = supervise(url)
         await supervised.ready(connection)
         async with running(FastEdgy(), settings=Settings(database_url=url)) as tasks:
-            assert await tasks.add_task(fault_tasks.ping).wait(20) > 0
+            assert await tasks.add_task(fault_tasks.ping).wait(30) > 0
         supervised.close()
 
 
@@ -187,10 +188,10 @@ async def test_two_hosts_whose_clocks_are_two_hours_apart_share_the_work(
     async with running(FastEdgy(), settings=Settings(database_url=hosts[0].url)) as tasks:
         at = await connection.fetchval("SELECT clock_timestamp()") + timedelta(seconds=3)
         later = tasks.task(at=at).add_task(fault_tasks.ping)
-        await later.wait(20)
+        await later.wait(30)
 
     for id in (*naps, *long):
-        await reaches(connection, id, "done", within=20)
+        await reaches(connection, id, "done")
     assert len(runs.read_text().splitlines()) == 44, "none ran twice, though one outlasts a lease"
     row = await row_of(connection, later.id)
     assert timedelta(0) <= row["date_started"] - at < timedelta(seconds=2)
@@ -215,7 +216,7 @@ async def test_a_host_that_is_cut_off_loses_its_tasks_to_another_and_writes_noth
 
     first.host.cut()
     for id in ids:
-        await reaches(connection, id, "done", within=25)
+        await reaches(connection, id, "done")
     first.host.mend()
 
     async def back() -> None:
@@ -225,7 +226,7 @@ async def test_a_host_that_is_cut_off_loses_its_tasks_to_another_and_writes_noth
         )
         assert alive == 2, cut.output[-2_000:]
 
-    await eventually(back, within=20)
+    await eventually(back)
     lines = [line.split() for line in runs.read_text().splitlines()]
     owners = {row["id"]: row["worker_id"] for row in await connection.fetch(
         "SELECT id, worker_id FROM queued_tasks WHERE id = ANY ($1)", ids)}  # fmt: skip
@@ -248,5 +249,5 @@ async def test_a_worker_killed_on_a_host_is_replaced_and_its_tasks_run_again_at_
 
     os.kill(pid, signal.SIGKILL)
 
-    row = await reaches(connection, id, "done", within=10)
+    row = await reaches(connection, id, "done")
     assert row["losses"] == 0, "a finished run clears what was held against it"

@@ -48,7 +48,7 @@ async def test_signed_tasks_run_under_the_old_and_the_new_key(
             async with elsewhere:
                 ref = elsewhere.add_task(shop_tasks.greet, "you")
             await elsewhere.close()
-            assert await staff.tasks.ref(ref.id).wait(10) == "hello you"
+            assert await staff.tasks.ref(ref.id).wait(30) == "hello you"
 
 
 async def test_rows_that_are_not_signed_by_a_known_key_run_nothing(
@@ -63,7 +63,7 @@ async def test_rows_that_are_not_signed_by_a_known_key_run_nothing(
     async with hire(signing_keys=KEYS) as staff:
         await failed_as(connection, unsigned, "SignatureRefused")
         await failed_as(connection, foreign, "SignatureRefused")
-        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
         assert staff.counters.refused == 2
 
 

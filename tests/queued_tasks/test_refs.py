@@ -32,6 +32,7 @@ from rows import (
 from fastedgy.app import running
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.errors import (
+    InvalidTaskId,
     InvalidTransition,
     ResultNotStored,
     TaskCancelled,
@@ -158,7 +159,7 @@ async def test_wait_for_a_task_that_has_ended_returns_at_once(
 ) -> None:
     ref = tasks.ref(await add_ended(connection, state))
     began = time.monotonic()
-    waiting = await asyncio.gather(ref.wait(timeout=5), return_exceptions=True)
+    waiting = await asyncio.gather(ref.wait(timeout=30), return_exceptions=True)
 
     expected = {"done": type(None), "failed": TaskFailed, "cancelled": TaskCancelled}
     assert [type(each) for each in waiting] == [expected[state]]
@@ -167,7 +168,7 @@ async def test_wait_for_a_task_that_has_ended_returns_at_once(
 
 async def test_wait_for_a_task_that_nobody_has_written_says_so(tasks: QueuedTasks) -> None:
     with pytest.raises(TaskNotFound):
-        await tasks.ref(new_id()).wait(timeout=5)
+        await tasks.ref(new_id()).wait(timeout=30)
 
 
 async def test_many_may_wait_for_one_task(
@@ -190,7 +191,7 @@ async def test_one_may_wait_for_many_tasks(
 ) -> None:
     async with tasks:
         refs = tasks.add_tasks(report, [(number,) for number in range(200)])
-        waiting = asyncio.gather(*(ref.wait(timeout=10) for ref in refs))
+        waiting = asyncio.gather(*(ref.wait(timeout=30) for ref in refs))
 
         async def work() -> None:
             ended = 0
@@ -320,7 +321,7 @@ async def test_wait_for_a_child_that_is_born_dead_ends_at_once(
     began = time.monotonic()
 
     with pytest.raises(TaskCancelled, match="ended as failed"):
-        await tasks.add_task(send, "a", parent=dead).wait(timeout=10)
+        await tasks.add_task(send, "a", parent=dead).wait(timeout=30)
     assert time.monotonic() - began < 2
 
 
@@ -563,6 +564,16 @@ async def test_refs_of_one_task_are_equal(tasks: QueuedTasks) -> None:
     assert len({ref, same, other}) == 2
 
 
+@pytest.mark.parametrize("id", ["zzz", "", "0" * 31, None, 7, [1]], ids=str)
+async def test_what_cannot_be_an_id_is_named_with_the_cure(tasks: QueuedTasks, id: Any) -> None:
+    for ask in (tasks.ref, tasks.get_task_by_id):
+        with pytest.raises(InvalidTaskId) as caught:
+            await ask(id)
+        assert repr(id) in str(caught.value)
+        assert "`ref.id`" in str(caught.value)
+        assert isinstance(caught.value, TaskNotFound)
+
+
 @pytest.mark.parametrize("question", ["get_state", "context", "retry"])
 async def test_a_ref_without_a_row_says_so(tasks: QueuedTasks, question: str) -> None:
     with pytest.raises((TaskNotFound, InvalidTransition)):
@@ -576,4 +587,4 @@ async def test_a_ref_whose_row_was_pruned_says_so(
     await connection.execute("DELETE FROM queued_tasks")
 
     with pytest.raises(TaskNotFound):
-        await ref.wait(timeout=5)
+        await ref.wait(timeout=30)

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 from mail_samples import digest, later, report, send
 from proxy import Proxy
@@ -20,7 +20,7 @@ from rows import count, states
 
 from fastedgy.app import FastEdgy, install_queue
 from fastedgy.dependencies import Inject, get_service
-from fastedgy.errors import ParentNotFound
+from fastedgy.errors import ParentNotFound, TaskNotFound
 from fastedgy.ids import new_id
 from fastedgy.queued_tasks import QueuedTasks
 
@@ -227,6 +227,63 @@ async def test_a_parent_that_does_not_exist_fails_the_route_and_writes_nothing(
         assert (await client.post("/adopt")).status_code >= 400
 
     assert await count(connection) == 0
+
+
+@pytest.mark.parametrize("kind", [FastEdgy, FastAPI])
+async def test_a_task_that_is_not_there_is_a_404_with_the_reason(
+    serve: Serve, connection: asyncpg.Connection, kind: type[FastAPI]
+) -> None:
+    async def look(id: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> str:
+        tasks.add_task(send, "never")
+        return await tasks.ref(id).get_state()
+
+    app = kind()
+    if kind is FastAPI:
+        install_queue(app)
+    app.get("/look")(look)
+    async with serve(app) as client:
+        for id in (str(new_id()), "zzz"):
+            answer = await client.get("/look", params={"id": id})
+            assert answer.status_code == 404
+            assert id in answer.json()["detail"]
+
+    assert await count(connection) == 0
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "added"])
+async def test_a_handler_of_the_applications_own_answers_instead(serve: Serve, given: bool) -> None:
+    async def look(tasks: QueuedTasks = Inject(QueuedTasks)) -> str:
+        return await tasks.ref(new_id()).get_state()
+
+    async def gone(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({}, 410)
+
+    app = FastEdgy(exception_handlers={TaskNotFound: gone} if given else None)
+    if not given:
+        app.exception_handler(TaskNotFound)(gone)
+    app.get("/look")(look)
+    async with serve(app) as client:
+        assert (await client.get("/look")).status_code == 410
+
+
+async def test_a_websocket_that_cannot_answer_404_raises(serve: Serve) -> None:
+    app = FastEdgy()
+
+    @app.websocket("/look")
+    async def look(socket: WebSocket) -> None:
+        await socket.accept()
+        await get_service(QueuedTasks).ref(new_id()).get_state()
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def reply(_: Any) -> None:
+        """Sent to nobody."""
+
+    scope = {"type": "websocket", "path": "/look", "query_string": b"", "headers": []}
+    async with serve(app):
+        with pytest.raises(TaskNotFound):
+            await app(scope, receive, reply)
 
 
 async def test_what_was_written_by_hand_stays_when_the_route_raises(

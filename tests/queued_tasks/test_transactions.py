@@ -141,7 +141,7 @@ async def test_a_missing_parent_leaves_the_callers_transaction_usable(
 async def test_waiting_inside_the_transaction_that_writes_is_refused(tasks: QueuedTasks) -> None:
     async with tasks, opened():
         with pytest.raises(InvalidTransition, match="Leave the transaction first"):
-            await tasks.add_task(send, "a").wait(timeout=5)
+            await tasks.add_task(send, "a").wait(timeout=30)
 
 
 # tasks.transaction()

@@ -15,7 +15,7 @@ from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
 from fastedgy.errors import DuplicateTask, InvalidOption
 from fastedgy.queued_tasks import QueuedTasks
-from fastedgy.store import actions, steps
+from fastedgy.store import actions, bulk, maintain, steps
 from fastedgy.store.finish import finish_any
 from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import Standing
@@ -273,6 +273,22 @@ async def test_a_cleared_queue_frees_its_periods(
     first = await add(tasks, 1, unique_for=60)
     await actions.clear(connection, TABLES)
     assert await add(tasks, 2, unique_for=60) != first
+
+
+@pytest.mark.parametrize("state", ["cancelled", "done"])
+@pytest.mark.parametrize("way", ["deleted", "pruned"])
+async def test_a_row_that_goes_takes_the_period_of_a_cancelled_task_along_and_of_no_other(
+    tasks: QueuedTasks, connection: asyncpg.Connection, way: str, state: str
+) -> None:
+    first = await add(tasks, 1, unique_for=60)
+    await connection.execute("UPDATE queued_tasks SET state = $1, date_ended = now()", state)
+    if way == "deleted":
+        assert await bulk.delete(connection, TABLES, [first]) == [first]
+    else:  # as if it had ended long ago
+        assert (await maintain.prune(connection, TABLES, older_than=-60.0))[0] == 1
+
+    second = await add(tasks, 2, unique_for=60)
+    assert (second == first) is (state == "done")
 
 
 # What makes no sense

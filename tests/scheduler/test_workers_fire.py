@@ -45,7 +45,7 @@ async def test_a_declared_schedule_runs_in_a_worker_with_nothing_else_to_do(
             states = await connection.fetch("SELECT state FROM queued_tasks WHERE schedule = 'x'")
             assert [row["state"] for row in states].count("done") >= 3
 
-        await eventually(done, within=10)
+        await eventually(done)
         assert staff.counters.fired >= 3
         assert staff.counters.errors == 0
     [row] = await connection.fetch("SELECT * FROM queued_tasks ORDER BY id LIMIT 1")
@@ -70,7 +70,7 @@ async def test_what_is_added_and_paused_in_one_process_is_obeyed_by_all_within_a
         async def some() -> None:
             assert len(await fired(connection)) >= 5
 
-        await eventually(some, within=10)
+        await eventually(some)
         first = await connection.fetchval("SELECT min(date_enqueued) FROM queued_tasks")
         began = await connection.fetchval("SELECT date_created FROM queued_task_schedules")
         assert first - began < timedelta(seconds=1.2)
@@ -118,7 +118,7 @@ async def test_a_worker_killed_there_fires_each_due_time_once(
         await successor.round(connection)
         assert len(await fired(connection)) >= 4
 
-    await eventually(some, within=10)
+    await eventually(some)
     found = await fired(connection)
     dues = sorted(found)
     assert resumed.next_due is not None
@@ -149,7 +149,7 @@ async def test_workers_that_come_and_go_fire_each_second_once(
                 "SELECT min(last_due) FROM queued_task_schedules"
             ) > now  # fmt: skip
 
-        await eventually(check, within=10)
+        await eventually(check)
 
     await another_round()
     for victim in workers[:2]:

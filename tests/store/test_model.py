@@ -43,7 +43,11 @@ QUICK = (Phase.explicit, Phase.generate)
 PHASES = tuple(Phase) if os.environ.get("FASTEDGY_TEST_SHRINK") else QUICK
 MAX_LOSSES = 3
 CONFIG = QueuedTaskConfig()
-LEASE = 30.0
+LEASE = 600.0
+HELD_UP = 120.0
+"""Seconds: nothing here comes of the time that the machine takes, only of what is written."""
+LATER = 3600.0
+"""What is put off for so many seconds is due when the model says so, and not before."""
 HIRED = tuple(UUID(int=number) for number in range(1, 4))
 WORKERS = st.sampled_from(HIRED)
 WORDS = ("done", "done", "done", "failed", "cancelled", "retry", "interrupted", "snoozed")
@@ -169,7 +173,7 @@ class Store(RuleBasedStateMachine):
         self._add(parents, policy, later=later, again=again)
 
     def _add(self, parents: tuple[UUID, ...], policy: str, *, later: bool, again: bool) -> None:
-        row = new(*parents, on_parent_failure=policy, delay=3600.0 if later else None)
+        row = new(*parents, on_parent_failure=policy, delay=LATER if later else None)
         self.do(insert(self.connection, TABLES, [row], channel=None))
         if again:  # its answer was lost
             self.do(insert(self.connection, TABLES, [row], channel=None, again=True))
@@ -284,10 +288,10 @@ class Store(RuleBasedStateMachine):
         if not self.claims:
             return
         word = data.draw(st.sampled_from(WORDS))
-        delay = data.draw(st.sampled_from([0.0, 3600.0]))
+        delay = data.draw(st.sampled_from([0.0, LATER]))
         times = data.draw(st.integers(1, 2))
         held = self.draw_claim(data)
-        facts = {"delay": delay or 1.0} if word == "snoozed" else {"delay": delay}
+        facts = {"delay": LATER} if word == "snoozed" else {"delay": delay}
         for _ in range(times):
             task = self.tasks.get(held.id)
             run = held.record["run"]
@@ -368,7 +372,9 @@ class Store(RuleBasedStateMachine):
         )
         held = self.held_by(worker)
         rescued = self.do(
-            workers.rescue(self.connection, TABLES, lease=LEASE, licence=5.0, max_losses=MAX_LOSSES)
+            workers.rescue(
+                self.connection, TABLES, lease=LEASE, licence=HELD_UP, max_losses=MAX_LOSSES
+            )
         )
         assert set(rescued) == {worker}
         assert rescued[worker].total == len(held)
@@ -384,7 +390,7 @@ class Store(RuleBasedStateMachine):
         taken = self.do(
             workers.hand_back(
                 self.connection, TABLES, worker_id=worker, known=known,
-                within=0.0 if late else 5.0,
+                within=0.0 if late else HELD_UP,
             )
         )  # fmt: skip
         unknown = [] if late else [id for id in held if id not in known]

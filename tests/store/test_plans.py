@@ -164,11 +164,11 @@ EXPECTED = {
     keys.FILL: {"queued_task_keys_pkey"},
     maintain.PRUNE: {
         TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child", "queued_task_links_pkey",
-        "queued_task_steps_pkey",
+        "queued_task_steps_pkey", "queued_task_keys_pkey",
     },
     bulk.DELETE: {
         TASKS_KEY, "queued_task_logs_pkey", "queued_task_links_child", "queued_task_links_pkey",
-        "queued_task_steps_pkey",
+        "queued_task_steps_pkey", "queued_task_keys_pkey",
     },
     bulk.MOVE: {TASKS_KEY},
     bulk.REPRIORITISE: {TASKS_KEY},

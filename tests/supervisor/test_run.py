@@ -100,7 +100,7 @@ class SupervisorProcess:
             assert len(ready) == 2, self.errors.read_text()
             return [int(line["pid"]) for line in ready]
 
-        return wait_until(check, within=20)
+        return wait_until(check)
 
     def diaries(self, pids: list[int]) -> list[str]:
         return [(self.fakes / f"{pid}.diary").read_text().splitlines()[-1] for pid in pids]
@@ -124,7 +124,7 @@ class TestProcess:
         processes.append(one)
         pids = one.workers()
         one.process.send_signal(signal.SIGTERM)
-        assert one.process.wait(timeout=10) == 0
+        assert one.process.wait(timeout=30) == 0
         assert one.diaries(pids) == ["SIGTERM", "SIGTERM"]
         assert len(one.events("supervisor stopped")) == 1
         assert one.events("end of worker not reported") == []
@@ -154,5 +154,5 @@ class TestProcess:
         pids = one.workers()
         os.close(terminal)
         one.process.send_signal(signal.SIGHUP)
-        assert one.process.wait(timeout=10) == 0
+        assert one.process.wait(timeout=30) == 0
         assert one.diaries(pids) == ["SIGTERM", "SIGTERM"]

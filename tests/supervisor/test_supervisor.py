@@ -17,6 +17,7 @@ from stage import QUICK, Stage, board
 
 from fastedgy.errors import ConfigurationError
 from fastedgy.models import Tables
+from fastedgy.supervisor.child import Child
 
 StartOrder = Callable[[str], None]
 
@@ -296,6 +297,25 @@ class TestStopping:
         assert obituary.started == [task], "it crashed by itself, and not because of the drain"
         assert stage.children() == [second]
 
+    async def test_an_operators_wish_ends_all_and_interrupts_nobody_who_drains_already(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FAKE_DRAIN", "slow")
+        stage.open(2)
+        first, second = await stage.ready(2)
+        os.kill(first.pid, signal.SIGTERM)
+        children = await stage.ready(3)  # one was started in the place of that one
+        for _ in range(2):  # a worker says it with each beat until it is obeyed
+            stage.order(second, 'say {"event": "dissolve", "reason": "ann asked for it"}')
+
+        await stage.logged("draining")
+        for child in children:
+            await stage.wrote(child.pid, "SIGTERM")
+            stage.order(child, "exit 0")
+        await stage.ended()
+        assert [stage.diary(child.pid).count("SIGTERM") for child in children] == [1, 1, 1]
+        assert {obituary.exit_reason for obituary in stage.obituaries} == {"drained"}
+
     async def test_it_leaves_although_the_database_is_away(self, stage: Stage) -> None:
         stage.open(1)
         await stage.ready(1)
@@ -422,6 +442,34 @@ class TestSuspects:
         assert stage.children(solo=True) == []
         assert stage.children() == [worker]
 
+    async def test_a_second_one_is_started_only_for_what_the_first_has_no_time_for(
+        self, stage: Stage, start_order: StartOrder
+    ) -> None:
+        stage.open(2)
+        worker, other = await stage.ready(2)
+        start_order("silent")  # it takes its time to start
+        stage.order(worker, 'say {"event": "suspects"}')
+        [solo] = await eventually(lambda: _some(stage.children(solo=True)))
+        # The one that replaces the dead worker sees the suspect, too, before anybody could run it.
+        await self.reports_once_more(stage, other)
+        stage.order(solo, "ready")
+        await stage.ready(1, solo=True)
+        await self.reports_once_more(stage, worker)
+        assert stage.children(solo=True) == [solo]
+
+        start_order("ready")
+        stage.order(solo, 'say {"event": "beat", "busy": 1}')
+        await eventually(lambda: _assert(solo.busy == 1))
+        stage.order(worker, 'say {"event": "suspects"}')
+        assert solo in await stage.ready(2, solo=True)
+
+    async def reports_once_more(self, stage: Stage, worker: Child) -> None:
+        """Return when the supervisor has dealt with the report of a suspect."""
+        stage.order(worker, 'say {"event": "suspects", "busy": 1}')
+        await eventually(lambda: _assert(worker.busy == 1))
+        stage.order(worker, 'say {"event": "beat", "busy": 0}')
+        await eventually(lambda: _assert(worker.busy == 0))
+
     async def test_a_solo_worker_that_died_is_started_again_once_its_end_is_reported(
         self, stage: Stage
     ) -> None:
@@ -445,3 +493,8 @@ class TestSuspects:
 
 def _assert(fact: bool) -> None:
     assert fact
+
+
+def _some(children: list[Child]) -> list[Child]:
+    assert children
+    return children

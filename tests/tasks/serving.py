@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from helpers import wait_until
+from helpers import NO_TLS, PATIENCE, wait_until
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Site:
 
     def get(self, path: str) -> Answer:
         """Ask byte for byte, on a connection of its own."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(
                 f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
             )
@@ -53,7 +53,7 @@ class Site:
         return Answer(int(head.split()[1]), body, first, last or first)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=10, **options)
+        return httpx.post(self.url + path, timeout=PATIENCE, verify=NO_TLS, **options)
 
     def stop(self) -> None:
         """Ask the server to end, as SIGTERM does, and wait until it has."""
@@ -76,7 +76,7 @@ def serving(app: FastAPI) -> Iterator[Site]:
         assert server.started or not thread.is_alive()
 
     try:
-        wait_until(started, within=30)
+        wait_until(started)
         yield site
     finally:
         site.stop()

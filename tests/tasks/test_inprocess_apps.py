@@ -276,7 +276,7 @@ async def test_a_fastedgy_has_them_and_what_a_task_adds_to_the_queue_is_written_
     ) -> None:
         done = tasks.schedule(adds_and_fails if fail else adds)
         with pytest.raises(ValueError, match="nobody") if fail else nullcontext():
-            await done.wait(5)
+            await done.wait(30)
 
     async with running(app), client_of(app) as client:
         assert (await client.get("/")).status_code == 200

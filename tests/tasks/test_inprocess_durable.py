@@ -92,7 +92,7 @@ class Shop:
             assert await self.states() == list(states)
             return await self.rows()
 
-        return await eventually(check, within=10)
+        return await eventually(check)
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
@@ -133,7 +133,7 @@ async def test_a_row_says_what_a_durable_task_does(shop: Shop, moment: str) -> N
         assert row["worker_id"] == owner["id"]
         assert (owner["state"], owner["concurrency"]) == ("running", 0)
         durable_tasks.gates["here"].set()
-        assert await tasks[0].wait(5) == "here"
+        assert await tasks[0].wait(30) == "here"
         [row] = await shop.ended("done")
         assert (row["result"], row["attempt"], row["losses"]) == ('"here"', 1, 0)
     [owner] = await shop.connection.fetch("SELECT * FROM queued_task_workers")
@@ -248,7 +248,7 @@ async def test_it_can_be_cancelled_like_any_other_task(shop: Shop) -> None:
         await eventually(lambda: _holds(said == [("began", "here")]))
         assert await queue.cancel(tasks[0].run.id)
         with pytest.raises(TaskCancelled, match="on request"):
-            await tasks[0].wait(5)
+            await tasks[0].wait(30)
         await shop.ended("cancelled")
 
 
@@ -316,7 +316,7 @@ async def test_without_the_queue_it_is_a_clear_error() -> None:
         tasks = TasksScheduler(runner_of(app))
         with pytest.raises(ConfigurationError, match="durable=True needs the queue"):
             tasks.schedule(work, 1)
-        assert await tasks.task(durable=False).schedule(work, 1).wait(5) == 2
+        assert await tasks.task(durable=False).schedule(work, 1).wait(30) == 2
 
 
 async def test_what_cannot_travel_is_refused_at_once(shop: Shop) -> None:
@@ -402,9 +402,9 @@ async def test_a_process_that_was_declared_lost_stops_and_starts_anew(
             "UPDATE queued_task_workers SET state = 'lost', date_ended = now()"
         )
         with pytest.raises(TaskCancelled, match="lease"):
-            await tasks[0].wait(5)
+            await tasks[0].wait(30)
         await shop.post(again)
-        assert await tasks[1].wait(5) == 2
+        assert await tasks[1].wait(30) == 2
         await eventually(lambda: _holds(runner_of(shop.app).owner is not None))
     states = await shop.connection.fetch("SELECT state FROM queued_task_workers ORDER BY id")
     assert [row["state"] for row in states] == ["lost", "stopped"]

@@ -14,11 +14,11 @@ import asyncpg
 import httpx
 import pytest
 from commands import Background, environment, free_port
-from helpers import eventually, wait_until
+from helpers import NO_TLS, eventually, wait_until
 
 SITE = Path(__file__).parent / "site"
 NUMBER = 1_000
-QUICK = {"QUEUE_HEARTBEAT": "0.5", "QUEUE_LEASE": "2", "QUEUE_FALLBACK_POLLING_INTERVAL": "0.5"}
+QUICK = {"QUEUE_HEARTBEAT": "0.5", "QUEUE_LEASE": "5", "QUEUE_FALLBACK_POLLING_INTERVAL": "0.5"}
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def web(env: dict[str, str], **more: str) -> Iterator[tuple[subprocess.Popen[byt
     def serves() -> None:
         assert process.poll() is None
         try:
-            httpx.get(f"http://127.0.0.1:{port}/docs")
+            httpx.get(f"http://127.0.0.1:{port}/docs", verify=NO_TLS)
         except httpx.TransportError as error:
             raise AssertionError from error
 
     try:
-        wait_until(serves, within=30)
+        wait_until(serves)
         yield process, f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -49,7 +49,7 @@ def web(env: dict[str, str], **more: str) -> Iterator[tuple[subprocess.Popen[byt
 
 
 async def order(url: str, numbers: range) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60, verify=NO_TLS) as client:
         for start in range(0, len(numbers), 50):
             answers = await asyncio.gather(
                 *(client.post(f"/orders/{n}") for n in numbers[start : start + 50])
@@ -72,7 +72,7 @@ async def under_way(env: dict[str, str], number: int) -> None:
     async def check() -> None:
         assert len(Journal(env).numbers("began")) == number
 
-    await eventually(check, within=30)
+    await eventually(check)
 
 
 async def done_here(connection: asyncpg.Connection, number: int) -> None:
@@ -99,7 +99,7 @@ async def test_after_a_sigkill_the_workers_do_the_rest_and_nothing_twice(
         await order(url, range(NUMBER))
         await under_way(env, NUMBER)
         # What has ended is written: between an end and its row, a kill means a second run.
-        await eventually(lambda: done_here(connection, NUMBER // 10), within=30)
+        await eventually(lambda: done_here(connection, NUMBER // 10))
         pid = process.pid
         process.kill()
         process.wait()
@@ -126,7 +126,7 @@ async def test_after_a_sigterm_the_workers_go_on_at_once_and_at_no_cost(
         await order(url, range(1, 100, 2))  # none of them shielded
         await under_way(env, 50)
         process.terminate()
-        process.wait(20)
+        process.wait(30)
         rows = await connection.fetch("SELECT DISTINCT state, attempt, losses FROM queued_tasks")
         assert [tuple(row) for row in rows] == [("enqueued", 0, 0)]
         with Background("fastedgy queue start --app killed_app:app --workers 1", SITE, env):

@@ -112,7 +112,7 @@ async def test_a_moment_that_is_over_takes_no_more_tasks(
     tasks._response_over()
     with pytest.raises(TaskMomentOver, match=r"tasks\.after_response"):
         tasks.after_response.task(name="late").schedule(nothing)
-    await tasks.schedule(nothing).wait(5)
+    await tasks.schedule(nothing).wait(30)
     await tasks_over(app)
 
 
@@ -121,7 +121,7 @@ async def test_waiting_in_the_route_for_what_follows_it_is_an_error(app: FastAPI
     task = tasks.after_response.schedule(nothing)
     with pytest.raises(InvalidTransition, match="would never end"):
         await task.wait()
-    waiting = asyncio.create_task(task.wait(5))  # another asyncio task may well wait
+    waiting = asyncio.create_task(task.wait(30))  # another asyncio task may well wait
     await asyncio.sleep(0)
     await tasks._route_over()
     tasks._response_over()

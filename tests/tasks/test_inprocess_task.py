@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +11,6 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-import fastedgy.tasks
 from fastedgy.dependencies import Inject, get_container_service
 from fastedgy.errors import InvalidOption, TaskCancelled, TaskFailed
 from fastedgy.queued_task import Discard, get_current_task, getLogger, set_context
@@ -60,7 +56,7 @@ class Attempts:
 async def test_wait_gives_the_result(tasks: TasksScheduler) -> None:
     task = tasks.schedule(double, 4)
     assert task.state == "running" or not task.started.is_set()
-    assert await task.wait(timeout=5) == 8
+    assert await task.wait(timeout=30) == 8
     assert await task.wait() == 8
     assert task.state == "done"
     assert task.started.is_set()
@@ -68,12 +64,12 @@ async def test_wait_gives_the_result(tasks: TasksScheduler) -> None:
 
 
 async def test_a_sync_function_runs_in_a_thread(tasks: TasksScheduler) -> None:
-    assert await tasks.schedule(double_in_thread, 4).wait(5) == 8
+    assert await tasks.schedule(double_in_thread, 4).wait(30) == 8
     assert said != [threading.current_thread()]
 
 
 async def test_a_sync_function_that_returns_a_coroutine_is_awaited(tasks: TasksScheduler) -> None:
-    assert await tasks.schedule(lambda: double(4)).wait(5) == 8
+    assert await tasks.schedule(lambda: double(4)).wait(30) == 8
 
 
 async def test_wait_raises_the_tasks_own_exception(
@@ -81,7 +77,7 @@ async def test_wait_raises_the_tasks_own_exception(
 ) -> None:
     task = tasks.schedule(fail, "no such user")
     with pytest.raises(ValueError, match="no such user"):
-        await task.wait(5)
+        await task.wait(30)
     assert task.state == "failed"
     assert "test_inprocess_task.fail failed" in caplog.text
     assert "no such user" in caplog.text
@@ -93,7 +89,7 @@ async def test_wait_gives_up_when_its_time_is_over(tasks: TasksScheduler) -> Non
     with pytest.raises(TimeoutError):
         await task.wait(timeout=0.01)
     gate.set()
-    assert await task.wait(5) is True
+    assert await task.wait(30) is True
 
 
 async def test_a_failing_task_never_touches_its_neighbours(
@@ -101,8 +97,8 @@ async def test_a_failing_task_never_touches_its_neighbours(
 ) -> None:
     good = tasks.schedule(double, 1)
     tasks.schedule(fail)
-    assert await good.wait(5) == 2
-    assert await tasks.schedule(double, 2).wait(5) == 4
+    assert await good.wait(30) == 2
+    assert await tasks.schedule(double, 2).wait(30) == 4
     await tasks_over(app)
 
 
@@ -116,8 +112,8 @@ async def test_what_would_end_the_server_ends_the_task_only(
     is_cancel = isinstance(raised, asyncio.CancelledError)
     task = tasks.schedule(stop)
     with pytest.raises(TaskCancelled if is_cancel else TaskFailed):
-        await task.wait(5)
-    assert await tasks.schedule(double, 2).wait(5) == 4
+        await task.wait(30)
+    assert await tasks.schedule(double, 2).wait(30) == 4
 
 
 async def on_error(task: Task, error: Exception) -> None:
@@ -183,7 +179,7 @@ async def test_called_in_its_error_handler_it_raises_and_calls_no_handler(
 async def test_a_timeout_ends_the_attempt(tasks: TasksScheduler, app: FastAPI) -> None:
     task = tasks.task(timeout=0.01, on_error=on_error, name="slow").schedule(asyncio.Event().wait)
     with pytest.raises(TimeoutError, match=r"slow did not end within 0\.01 s"):
-        await task.wait(5)
+        await task.wait(30)
     await tasks_over(app)
     assert said == [("async", (), "slow did not end within 0.01 s.")]
     assert task_counts(app)["slow"].timeouts == 1
@@ -195,7 +191,7 @@ async def test_a_sync_function_is_given_up_at_its_timeout(
     gate = threading.Event()
     task = tasks.task(timeout=0.01).schedule(gate.wait)
     with pytest.raises(TimeoutError):
-        await task.wait(5)
+        await task.wait(30)
     assert "its thread goes on until it ends" in caplog.text
     gate.set()
 
@@ -203,7 +199,7 @@ async def test_a_sync_function_is_given_up_at_its_timeout(
 async def test_retries_call_again_after_a_back_off(tasks: TasksScheduler, app: FastAPI) -> None:
     attempts = Attempts(good=3)
     task = tasks.task(retries=2, backoff=0.001, on_error=on_error, name="call").schedule(attempts)
-    assert await task.wait(5) == 3
+    assert await task.wait(30) == 3
     await tasks_over(app)
     assert said == []
     assert task_counts(app)["call"].retried == 2
@@ -227,7 +223,7 @@ async def test_discard_spends_no_retries(tasks: TasksScheduler) -> None:
         raise Discard("there is no such user")
 
     with pytest.raises(Discard):
-        await tasks.task(retries=5, backoff=0).schedule(give_up).wait(5)
+        await tasks.task(retries=5, backoff=0).schedule(give_up).wait(30)
     assert calls == [1]
 
 
@@ -246,7 +242,7 @@ async def test_context_and_logs_stay_in_memory(tasks: TasksScheduler) -> None:
         said.append(run.name)
 
     task = tasks.task(name="import").schedule(work)
-    await task.wait(5)
+    await task.wait(30)
     assert task.context == {"progress": {"percent": 50}}
     assert [(line[0], line[2], line[3]) for line in task.logs] == [("info", "shop", "half way")]
     assert said == ["import"]
@@ -262,14 +258,14 @@ async def test_services_are_injected(tasks: TasksScheduler) -> None:
         return mailer.send(address)
 
     get_container_service().reset()
-    assert await tasks.schedule(mail, "a@example.org").wait(5) == "sent to a@example.org"
+    assert await tasks.schedule(mail, "a@example.org").wait(30) == "sent to a@example.org"
 
 
 async def test_a_task_may_schedule_tasks(tasks: TasksScheduler, app: FastAPI) -> None:
     async def outer(tasks: TasksScheduler) -> int:
-        return await tasks.schedule(double, 5).wait(5)
+        return await tasks.schedule(double, 5).wait(30)
 
-    assert await tasks.schedule(outer, tasks).wait(5) == 10
+    assert await tasks.schedule(outer, tasks).wait(30) == 10
     await tasks_over(app)
 
 
@@ -345,26 +341,3 @@ def test_the_page_names_every_option() -> None:
     page = (Path(__file__).parents[2] / "docs" / "in-process-tasks.md").read_text()
     for field in fields(TaskConfig):
         assert f"`{field.name}" in page or f"{field.name}=" in page, field.name
-
-
-def test_schedule_keeps_the_functions_types(tmp_path: Path) -> None:
-    (tmp_path / "typed.py").write_text(
-        "from fastedgy.tasks import Tasks\n"
-        "async def double(number: int) -> int: return 2 * number\n"
-        "def half(number: int) -> float: return number / 2\n"
-        "async def route(tasks: Tasks) -> None:\n"
-        "    reveal_type(tasks.schedule(double, 1))\n"
-        "    reveal_type(await tasks.after_route.task(name='x').schedule(half, number=1).wait())\n"
-        "    tasks.after_response.schedule(double, 'one')\n"
-        "    tasks.task(shild=True)\n"
-    )
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "typed.py"]
-    root = str(Path(fastedgy.tasks.__file__).parents[2])
-    found = subprocess.run(
-        mypy, cwd=tmp_path, env={**os.environ, "MYPYPATH": root}, capture_output=True, text=True,
-        check=False,
-    ).stdout  # fmt: skip
-    assert "Task[[number: int], int]" in found.replace("builtins.", ""), found
-    assert 'typed.py:6: note: Revealed type is "float"' in found.replace("builtins.", ""), found
-    assert 'typed.py:7: error: No overload variant of "schedule"' in found, found
-    assert 'typed.py:8: error: Unexpected keyword argument "shild"' in found, found

@@ -35,7 +35,7 @@ MISFITS: dict[str, dict[str, Any]] = {
 
 
 async def still_works(staff: Any) -> None:
-    assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+    assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
     assert (staff.counters.errors, staff.worker.executor.busy) == (0, 0)
 
 
@@ -114,7 +114,7 @@ async def test_rows_with_forged_columns_come_to_an_end(
     async with hire() as staff:
         for id in forged:
             await reaches(connection, id, "done", "failed")
-        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
 
 
 async def test_a_closure_without_our_signature_is_refused(
@@ -136,7 +136,7 @@ async def test_closures_run_where_keys_are_set(hire: Hire) -> None:
     factor = 3
     async with hire(signing_keys=["secret"]) as staff:
         ref = staff.tasks.add_task(lambda number: number * factor, 5)
-        assert await ref.wait(10) == 15
+        assert await ref.wait(30) == 15
 
 
 async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
@@ -155,7 +155,7 @@ async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
             async with staff.tasks as tasks:
                 refs = tasks.add_tasks(shop_tasks.mark, [(number,) for number in range(30)])
                 cursed = tasks.task(name="cursed").add_task(shop_tasks.mark, 99)
-            assert [await ref.wait(15) for ref in refs] == list(range(30))
+            assert [await ref.wait(30) for ref in refs] == list(range(30))
             row = await reaches(connection, cursed.id, "failed")
     finally:
         await connection.execute("DROP TRIGGER refuse ON queued_tasks; DROP FUNCTION refuse()")

@@ -28,13 +28,13 @@ async def test_every_end_is_counted_when_the_worker_has_drained(
         third = staff.tasks.add_task(shop_tasks.third_time)
         bad = staff.tasks.add_task(shop_tasks.fail, "value error")
         await staff.tasks.flush()
-        await third.wait(timeout=15)
+        await third.wait(timeout=30)
         for ref in (*refs, bad):
 
             async def ended(ref: object = ref) -> None:
                 assert await ref.get_state() in ("done", "failed")  # type: ignore[attr-defined]
 
-            await eventually(ended, within=15)
+            await eventually(ended)
 
     tallies = await counted(connection)
 
@@ -57,8 +57,8 @@ async def test_counts_are_there_within_seconds_and_stay_when_the_worker_is_kille
     async def listed() -> None:
         assert "mark" in await counted(connection)
 
-    await eventually(listed, within=15)
-    await eventually(told, within=15)
+    await eventually(listed)
+    await eventually(told)
     process.tell(signal.SIGKILL)
     await process.ended()
     await told()

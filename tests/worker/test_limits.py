@@ -104,7 +104,7 @@ async def test_keys_take_turns(hire: Hire, connection: asyncpg.Connection) -> No
         await eventually(lambda: _is_true(len(limit_tasks.started) > 20))
         async with staff.tasks as tasks:
             modest = tasks.task(limit=50, per="{name}").add_task(limit_tasks.plain, "modest")
-        await modest.wait(5)
+        await modest.wait(30)
         assert len(limit_tasks.started) < 300
 
 
@@ -117,7 +117,7 @@ async def test_a_retry_goes_through_the_gate_again(
 ) -> None:
     async with hire() as staff:
         refs = [staff.tasks.add_task(limit_tasks.stumble) for _ in range(3)]
-        assert [await ref.wait(10) for ref in refs] == [2, 2, 2]
+        assert [await ref.wait(30) for ref in refs] == [2, 2, 2]
 
     assert limit_tasks.most["stumble"] == 1
 
@@ -128,7 +128,7 @@ async def test_scheduled_tasks_and_children_go_through_their_gates(
     async with hire() as staff:
         later = staff.tasks.task(delay=0.2).add_task(limit_tasks.alone)
         child = staff.tasks.add_task(limit_tasks.alone, parent=later)
-        await child.wait(5)
+        await child.wait(30)
         await child.get_state()
 
     assert limit_tasks.most["alone"] == 1
@@ -139,7 +139,7 @@ async def test_a_task_that_was_retried_by_hand_is_run(
 ) -> None:
     async with hire() as staff:
         ref = await staff.tasks.add_task(limit_tasks.alone)
-        await ref.wait(5)
+        await ref.wait(30)
         assert ref.id is not None
         await change(connection, ref.id, state="failed")
         await ref.retry()
@@ -214,10 +214,10 @@ async def test_a_paused_queue_starts_nothing_until_it_is_resumed(
         await pause(connection, "mail")
         await knows(staff, paused={"mail"})
         held = await staff.tasks.task(queue="mail", **options).add_task(limit_tasks.plain, "mail")
-        await staff.tasks.task(**options).add_task(limit_tasks.plain, "other").wait(5)
+        await staff.tasks.task(**options).add_task(limit_tasks.plain, "other").wait(30)
         assert await held.get_state() == "enqueued"
         await resume(connection, "mail")
-        await held.wait(2)
+        await held.wait(30)
 
 
 async def test_a_worker_that_starts_later_obeys_the_pause(
@@ -226,7 +226,7 @@ async def test_a_worker_that_starts_later_obeys_the_pause(
     await pause(connection, "mail")
     async with hire() as staff:
         held = await staff.tasks.task(queue="mail").add_task(limit_tasks.plain, "mail")
-        await staff.tasks.add_task(limit_tasks.plain).wait(5)
+        await staff.tasks.add_task(limit_tasks.plain).wait(30)
         assert await held.get_state() == "enqueued"
 
 
@@ -234,11 +234,11 @@ async def test_without_notifications_a_pause_is_obeyed_within_a_second(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(use_postgresql_notify=False, polling_interval=0.2) as staff:
-        await staff.tasks.task(queue="mail").add_task(limit_tasks.plain).wait(5)
+        await staff.tasks.task(queue="mail").add_task(limit_tasks.plain).wait(30)
         await queues.pause(connection, TABLES, "mail", actor="test")
         await knows(staff, paused={"mail"})
         held = await staff.tasks.task(queue="mail").add_task(limit_tasks.plain)
-        await staff.tasks.add_task(limit_tasks.plain).wait(5)
+        await staff.tasks.add_task(limit_tasks.plain).wait(30)
         assert await held.get_state() == "enqueued"
 
 
@@ -327,7 +327,7 @@ async def test_an_open_breaker_keeps_its_tasks_in_the_line(
     await breaker(connection, "open")
     async with hire() as staff:
         held = await staff.tasks.add_task(limit_tasks.pay)
-        await staff.tasks.add_task(limit_tasks.plain).wait(5)
+        await staff.tasks.add_task(limit_tasks.plain).wait(30)
         assert held.id is not None
         row = await read(connection, held.id)
         assert (row["state"], row["attempt"]) == ("enqueued", 0)
@@ -370,7 +370,7 @@ async def test_a_suspect_waits_for_a_place_at_its_gate(
         await change(connection, suspect, alone=True)
         async with hire(solo=True):
             await reaches(connection, suspect, "done")
-        await blocker.wait(5)
+        await blocker.wait(30)
 
     assert limit_tasks.most["alone"] == 1
 
@@ -387,7 +387,7 @@ async def test_several_workers_count_together(
         for number in range(60)
     ]  # fmt: skip
     await write(connection, *tasks, channel=CHANNELS.tasks)
-    await all_done(connection, within=20)
+    await all_done(connection)
 
     lines = [line.split() for line in book.read_text().splitlines()]
     running = {"0": 0, "1": 0}

@@ -24,7 +24,7 @@ async def test_scheduled_tasks_start_on_time(hire: Hire, connection: asyncpg.Con
     async with hire() as staff:
         async with staff.tasks as tasks:
             refs = [tasks.task(delay=0.3 + n / 20).add_task(shop_tasks.mark, n) for n in range(7)]
-        assert [await ref.wait(10) for ref in refs] == list(range(7))
+        assert [await ref.wait(30) for ref in refs] == list(range(7))
 
     late = await lateness(connection)
     assert min(late) >= 0
@@ -36,7 +36,7 @@ async def test_a_task_that_is_due_sooner_than_what_was_waited_for_is_on_time(
 ) -> None:
     async with hire() as staff:
         later = await staff.tasks.task(delay=60).add_task(shop_tasks.mark, 1)
-        await staff.tasks.task(delay=0.2).add_task(shop_tasks.mark, 2).wait(5)
+        await staff.tasks.task(delay=0.2).add_task(shop_tasks.mark, 2).wait(30)
         assert await later.get_state() == "scheduled"
 
 
@@ -55,10 +55,10 @@ async def test_an_idle_worker_starts_a_new_task_at_once(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(5)
+        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
         await connection.execute("DELETE FROM queued_tasks")
         for number in range(15):
-            await staff.tasks.add_task(shop_tasks.mark, number).wait(5)
+            await staff.tasks.add_task(shop_tasks.mark, number).wait(30)
 
     assert median(await lateness(connection)) < 0.05
 
@@ -103,7 +103,7 @@ async def test_a_worker_serves_its_queues_only(hire: Hire, connection: asyncpg.C
     async with hire(queues=("mail", "reports")) as staff, staff.tasks as tasks:
         other = await tasks.add_task(shop_tasks.mark, 0)
         for number, queue in enumerate(("mail", "reports", "mail"), 1):
-            await tasks.task(queue=queue).add_task(shop_tasks.mark, number).wait(5)
+            await tasks.task(queue=queue).add_task(shop_tasks.mark, number).wait(30)
         assert await other.get_state() == "enqueued"
         row = await connection.fetchrow("SELECT queues FROM queued_task_workers")
         assert row["queues"] == ["mail", "reports"]
@@ -112,7 +112,7 @@ async def test_a_worker_serves_its_queues_only(hire: Hire, connection: asyncpg.C
 async def test_a_worker_without_queues_serves_those_that_come_later(hire: Hire) -> None:
     async with hire() as staff:
         for queue in ("first", "second", "third"):
-            assert await staff.tasks.task(queue=queue).add_task(shop_tasks.mark, 1).wait(5) == 1
+            assert await staff.tasks.task(queue=queue).add_task(shop_tasks.mark, 1).wait(30) == 1
 
 
 async def test_a_task_whose_place_in_the_line_is_before_the_last_one_is_found(
@@ -125,7 +125,7 @@ async def test_a_task_whose_place_in_the_line_is_before_the_last_one_is_found(
         late = new(function="shop_tasks:mark", args='["late"]')
         await write(connection, late, channel="queue_new_task")
         for number in range(5):
-            await staff.tasks.add_task(shop_tasks.mark, number).wait(5)
+            await staff.tasks.add_task(shop_tasks.mark, number).wait(30)
         await slow.commit()
         await reaches(connection, late.id, "done")
 
@@ -134,7 +134,7 @@ async def test_a_row_without_a_bell_is_found_by_looking(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire(fallback_polling_interval=0.2) as staff:
-        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(5)
+        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
         silent = await add(connection, function="shop_tasks:mark", args="[1]")
         await reaches(connection, silent, "done")
 
@@ -143,7 +143,7 @@ async def test_anybody_may_ring_the_bell_with_anything(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(5)
+        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
         for payload in ("", "nonsense", "{}", '{"lanes": 5}', "[]", '{"lanes": [[1]]}'):
             silent = await add(connection, function="shop_tasks:mark", args="[1]")
             for channel in ("queue_new_task", "queue_new_task_control", "queue_new_task_done"):
@@ -158,9 +158,9 @@ async def test_without_notifications_workers_and_waiters_look_for_themselves(
     settings = {"use_postgresql_notify": False, "polling_interval": 0.1, "heartbeat": 0.2}
     async with hire(lease=5, **settings) as staff:
         for number in range(3):
-            assert await staff.tasks.add_task(shop_tasks.mark, number).wait(10) == number
-        assert await staff.tasks.task(delay=0.2).add_task(shop_tasks.mark, 7).wait(10) == 7
-        assert await staff.tasks.add_task(shop_tasks.third_time).wait(10) == 3
+            assert await staff.tasks.add_task(shop_tasks.mark, number).wait(30) == number
+        assert await staff.tasks.task(delay=0.2).add_task(shop_tasks.mark, 7).wait(30) == 7
+        assert await staff.tasks.add_task(shop_tasks.third_time).wait(30) == 3
         held = await staff.tasks.add_task(shop_tasks.hold)
         await reaches(connection, held.id, "doing")
         await held.cancel()
@@ -182,7 +182,7 @@ async def test_thousands_of_short_tasks_run_once_each(
         async def check() -> None:
             assert await count(connection, "state = 'done'") == 3_000
 
-        await eventually(check, within=15)
+        await eventually(check)
 
     assert sorted(shop_tasks.seen) == list(range(3_000))
     assert await count(connection, "run <> 1 OR attempt <> 1") == 0
@@ -197,7 +197,7 @@ async def test_a_suspect_is_left_to_a_worker_of_its_own(
     suspect = await add(connection, function="shop_tasks:mark", args='["suspect"]')
     await change(connection, suspect, alone=True, losses=1)
     async with hire() as staff:
-        await staff.tasks.add_task(shop_tasks.mark, 1).wait(5)
+        await staff.tasks.add_task(shop_tasks.mark, 1).wait(30)
         assert (await read(connection, suspect))["state"] == "enqueued"
     async with hire(solo=True, concurrency=1) as staff:
         row = await reaches(connection, suspect, "done")

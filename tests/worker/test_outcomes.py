@@ -28,7 +28,7 @@ from fastedgy.queued_task import (
 
 async def outcome(ref: Any) -> Any:
     """The result, or the exception."""
-    [value] = await asyncio.gather(ref.wait(timeout=15), return_exceptions=True)
+    [value] = await asyncio.gather(ref.wait(timeout=30), return_exceptions=True)
     return value
 
 
@@ -40,14 +40,14 @@ async def test_results_come_back_from_async_and_sync_functions(
 ) -> None:
     async with hire() as staff:
         tasks = staff.tasks
-        assert await tasks.add_task(shop_tasks.greet, "sync").wait(10) == "hello sync"
+        assert await tasks.add_task(shop_tasks.greet, "sync").wait(30) == "hello sync"
         ref = tasks.add_task(shop_tasks.greet_async, name="async")
-        assert await ref.wait(10) == "hello async"
+        assert await ref.wait(30) == "hello async"
         for value in (None, 0, "", [], {"a": [1, None, 2.5]}, True, 2**53):
-            assert await tasks.add_task(shop_tasks.echo, value).wait(10) == value
-        moment = await tasks.add_task(shop_tasks.give, "moment").wait(10)
+            assert await tasks.add_task(shop_tasks.echo, value).wait(30) == value
+        moment = await tasks.add_task(shop_tasks.give, "moment").wait(30)
         assert moment == {"day": "2030-01-02", "price": "1.50"}
-        big = await tasks.add_task(shop_tasks.give, "big").wait(10)
+        big = await tasks.add_task(shop_tasks.give, "big").wait(30)
         assert len(big) == 5_000_000
 
     row = await read(connection, await ref.get_task_id())
@@ -62,7 +62,7 @@ async def test_arguments_are_rebuilt_from_the_annotations(hire: Hire) -> None:
         ref = staff.tasks.add_task(
             shop_tasks.typed, date(2030, 1, 2), datetime.now(UTC), new_id(), [parcel]
         )
-        assert await ref.wait(10) == ["date", "datetime", "UUID", "Parcel", "Decimal"]
+        assert await ref.wait(30) == ["date", "datetime", "UUID", "Parcel", "Decimal"]
 
 
 async def test_a_result_that_cannot_be_stored_leaves_the_task_done(
@@ -79,7 +79,7 @@ async def test_a_result_that_cannot_be_stored_leaves_the_task_done(
 async def test_a_task_knows_itself(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.task(queue="mail", name="who").add_task(shop_tasks.whoami)
-        told = await ref.wait(10)
+        told = await ref.wait(30)
 
     assert told["id"] == str(ref.id)
     assert (told["attempt"], told["queue"], told["name"]) == (1, "mail", "who")
@@ -89,10 +89,10 @@ async def test_services_are_injected(hire: Hire) -> None:
     mailer = shop_tasks.Mailer()
     mailer.name = "a better mailer"
     async with hire() as staff:
-        first = await staff.tasks.add_task(shop_tasks.injected, "sent").wait(10)
+        first = await staff.tasks.add_task(shop_tasks.injected, "sent").wait(30)
         register_service(mailer, force=True)
         try:
-            second = await staff.tasks.add_task(shop_tasks.injected_sync, word="sent").wait(10)
+            second = await staff.tasks.add_task(shop_tasks.injected_sync, word="sent").wait(30)
         finally:
             unregister_service(shop_tasks.Mailer)
 
@@ -102,7 +102,7 @@ async def test_services_are_injected(hire: Hire) -> None:
 async def test_a_task_leaves_nothing_to_the_next(hire: Hire) -> None:
     async with hire(concurrency=1) as staff:
         refs = staff.tasks.add_tasks(shop_tasks.leave_something, [()] * 3)
-        assert [await ref.wait(10) for ref in refs] == ["clean"] * 3
+        assert [await ref.wait(30) for ref in refs] == ["clean"] * 3
 
 
 # Errors
@@ -143,7 +143,7 @@ async def test_whatever_a_function_raises_is_its_own_failure_and_no_harm_to_the_
             assert error.traceback is not None, what
             assert len(error.traceback) < 60_000, what
             assert "shop_tasks.py" in error.traceback or "printed" in error.traceback, what
-        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(10) == "hello you"
+        assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
         assert staff.worker.executor.busy == 0
         assert staff.counters.errors == 0
 
@@ -158,7 +158,7 @@ async def test_a_failed_attempt_is_made_again_until_it_succeeds(
 ) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(shop_tasks.third_time)
-        assert await ref.wait(10) == 3
+        assert await ref.wait(30) == 3
         logs = await ref.logs()
 
     row = await read(connection, await ref.get_task_id())
@@ -178,7 +178,7 @@ async def test_the_log_of_the_worker_tells_of_failures(
 ) -> None:
     caplog.set_level(logging.INFO, logger="fastedgy.worker")
     async with hire() as staff:
-        await staff.tasks.add_task(shop_tasks.third_time).wait(10)
+        await staff.tasks.add_task(shop_tasks.third_time).wait(30)
         ref = staff.tasks.add_task(shop_tasks.too_late)
         assert isinstance(await outcome(ref), TaskFailed)
         rows = await ref.logs()
@@ -299,7 +299,7 @@ async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(
         assert await second.cancel()
         assert isinstance(await outcome(second), TaskCancelled)
         shop_tasks.gates["hold"].set()
-        assert await first.wait(10) == "hold"
+        assert await first.wait(30) == "hold"
 
     assert shop_tasks.seen == [("hold", "began")]
 
@@ -340,7 +340,7 @@ async def test_hooks_run_around_each_attempt(hire: Hire) -> None:
 
     try:
         async with hire() as staff:
-            assert await staff.tasks.add_task(shop_tasks.third_time).wait(10) == 3
+            assert await staff.tasks.add_task(shop_tasks.third_time).wait(30) == 3
     finally:
         clear_all_hooks()
 
@@ -358,16 +358,16 @@ async def test_what_a_task_adds_is_written_before_it_is_done(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
     async with hire() as staff:
-        await staff.tasks.add_task(shop_tasks.spread, 100).wait(10)
+        await staff.tasks.add_task(shop_tasks.spread, 100).wait(30)
         assert await count(connection) == 101
-        await staff.tasks.add_task(shop_tasks.spread_sync).wait(10)
+        await staff.tasks.add_task(shop_tasks.spread_sync).wait(30)
         assert await count(connection) == 103
         error = await outcome(staff.tasks.add_task(shop_tasks.spread_and_fail))
         assert isinstance(error, TaskFailed)
         error = await outcome(staff.tasks.add_task(shop_tasks.spread_badly))
         assert isinstance(error, TaskFailed)
         assert error.error_type == "fastedgy.errors.ParentNotFound"
-        answer = await staff.tasks.add_task(shop_tasks.ask_another, "you").wait(10)
+        answer = await staff.tasks.add_task(shop_tasks.ask_another, "you").wait(30)
         assert answer == "HELLO YOU"
 
     assert await count(connection, "args @> '[\"dropped\"]'") == 0
@@ -382,7 +382,7 @@ async def test_a_family_runs_in_its_order(hire: Hire) -> None:
         middle = [tasks.add_task(shop_tasks.mark, 2, parent=first) for _ in range(30)]
         last = tasks.add_task(shop_tasks.mark, 3, parent=middle)
         alone = tasks.task(delay=0.05).add_task(shop_tasks.mark, 4, parent=[last])
-        assert await alone.wait(10) == 4
+        assert await alone.wait(30) == 4
 
     assert shop_tasks.seen == [1, *[2] * 30, 3, 4]
 

@@ -21,7 +21,7 @@ async def test_all_logs_and_the_context_are_there_when_wait_returns(hire: Hire, 
     async with hire() as staff:
         for lines in (1, 3, 3_000, 7):
             ref = staff.tasks.add_task(func, lines)
-            await ref.wait(15)
+            await ref.wait(30)
             logs = await ref.logs()
             assert [line.message for line in logs] == [f"line {n}" for n in range(lines)]
             assert [line.seq for line in logs] == list(range(lines))
@@ -34,7 +34,7 @@ async def test_many_talking_tasks_at_once_keep_their_lines_apart(hire: Hire) -> 
     async with hire() as staff, staff.tasks as tasks:
         refs = tasks.add_tasks(shop_tasks.talk, [(number,) for number in range(40)])
         for number, ref in enumerate(refs):
-            await ref.wait(15)
+            await ref.wait(30)
             assert len(await ref.logs()) == number
 
 
@@ -42,10 +42,10 @@ async def test_ten_thousand_steps_in_a_second_cost_a_handful_of_statements(
     hire: Hire, wire: Proxy
 ) -> None:
     async with hire(url=wire.url) as staff:
-        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(10)
+        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
         wire.reset()
         ref = staff.tasks.add_task(shop_tasks.many_steps, 10_000, 1.0)
-        await ref.wait(15)
+        await ref.wait(30)
         writes = [text for text in wire.statements if "SET context = given.context" in text]
         assert await ref.context() == {"progress": {"step": 9_999}}
 
@@ -65,14 +65,14 @@ async def test_progress_is_seen_while_the_task_runs(
 
         await eventually(check)
         shop_tasks.gates["talk"].set()
-        await ref.wait(10)
+        await ref.wait(30)
         assert await ref.context() == {"step": "over"}
 
 
 async def test_odd_lines_are_kept_as_well_as_they_can_be(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(shop_tasks.talk_odd)
-        await ref.wait(10)
+        await ref.wait(30)
         first, between, wrong, caught = await ref.logs()
         assert await ref.context() == {"odd": ["?", 1]}
 
@@ -87,7 +87,7 @@ async def test_odd_lines_are_kept_as_well_as_they_can_be(hire: Hire) -> None:
 async def test_a_run_that_never_stops_talking_is_cut_short(hire: Hire) -> None:
     async with hire(log_limit=100) as staff:
         ref = staff.tasks.add_task(shop_tasks.talk, 1_000)
-        await ref.wait(10)
+        await ref.wait(30)
         logs = await ref.logs()
         assert staff.counters.log_lines_dropped == 900
 
@@ -113,7 +113,7 @@ async def test_other_loggers_write_no_rows(hire: Hire, caplog: pytest.LogCapture
     async with hire() as staff:
         ref = staff.tasks.add_task(shop_tasks.plain_logging)
         with caplog.at_level(logging.WARNING):
-            await ref.wait(10)
+            await ref.wait(30)
             getLogger("shop").warning("outside of a task")
         assert await ref.logs() == []
 
@@ -125,6 +125,6 @@ async def test_a_context_is_carried_over_to_the_next_attempt(
 ) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(shop_tasks.control, "retry", "raise")
-        assert await ref.wait(10) == 2
+        assert await ref.wait(30) == 2
 
     assert (await read(connection, ref.id))["run"] == 2

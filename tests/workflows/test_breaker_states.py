@@ -258,12 +258,12 @@ async def test_a_decorated_function_in_tasks(hire: Hire, connection: asyncpg.Con
     async with hire() as staff:
         for _ in range(2):
             with pytest.raises(TaskFailed):
-                await staff.tasks.add_task(step_tasks.buy, True).wait(timeout=10)
-        said = await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=10)
+                await staff.tasks.add_task(step_tasks.buy, True).wait(timeout=30)
+        said = await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=30)
         assert said.startswith("open for")
         await rest(connection)
         for _ in range(2):
-            assert await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=10) == "sold"
+            assert await staff.tasks.add_task(step_tasks.buy, False).wait(timeout=30) == "sold"
         assert step_tasks.shop.state == "closed"
     assert noted == ["asked"] * 4
 
@@ -274,9 +274,9 @@ async def test_a_task_behind_an_open_breaker_waits_and_spends_no_attempt(
     CircuitBreaker("guarded", failure_threshold=1, reset_timeout=0.5, success_threshold=1)
     async with hire() as staff:
         with pytest.raises(TaskFailed):
-            await staff.tasks.add_task(step_tasks.behind_a_guard, True).wait(timeout=10)
+            await staff.tasks.add_task(step_tasks.behind_a_guard, True).wait(timeout=30)
         refs = [staff.tasks.add_task(step_tasks.behind_a_guard) for _ in range(3)]
-        assert [await ref.wait(timeout=20) for ref in refs] == ["yes"] * 3
+        assert [await ref.wait(timeout=30) for ref in refs] == ["yes"] * 3
         for ref in refs:
             row = await reaches(connection, ref.id, "done")
             assert row["attempt"] == 1
@@ -290,7 +290,7 @@ async def test_time_that_is_over_counts_as_a_failure(
     async with hire() as staff:
         maker = staff.tasks.task(timeout=0.2)
         with pytest.raises(TaskFailed):
-            await maker.add_task(step_tasks.behind_a_guard, hangs=True).wait(timeout=10)
+            await maker.add_task(step_tasks.behind_a_guard, hangs=True).wait(timeout=30)
 
         async def is_open() -> None:
             state = await connection.fetchval("SELECT state FROM queued_task_breakers")

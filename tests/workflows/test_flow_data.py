@@ -44,7 +44,7 @@ async def test_a_result_is_an_argument_of_the_next_task(hire: Hire) -> None:
         more = staff.tasks.add_task(add, data, second=1)
         last = staff.tasks.add_task(add, first=more)
 
-        assert await last.wait(timeout=20) == 42
+        assert await last.wait(timeout=30) == 42
 
 
 async def test_results_take_their_places_in_lists_dicts_and_dataclasses(hire: Hire) -> None:
@@ -54,9 +54,9 @@ async def test_results_take_their_places_in_lists_dicts_and_dataclasses(hire: Hi
         summed = staff.tasks.add_task(total, [one, two, 3])
         order = staff.tasks.add_task(order_sum, Order("you", [one, two]))  # type: ignore[list-item]
 
-        assert await nested.wait(timeout=20) == {"a": [1, {"b": 2}], "c": [1, 3]}
-        assert await summed.wait(timeout=20) == 6
-        assert await order.wait(timeout=20) == "you: 3"
+        assert await nested.wait(timeout=30) == {"a": [1, {"b": 2}], "c": [1, 3]}
+        assert await summed.wait(timeout=30) == 6
+        assert await order.wait(timeout=30) == "you: 3"
 
 
 async def test_results_are_rebuilt_from_the_annotations_of_who_takes_them(hire: Hire) -> None:
@@ -64,8 +64,8 @@ async def test_results_are_rebuilt_from_the_annotations_of_who_takes_them(hire: 
         order = staff.tasks.add_task(give, Order("you", [4, 5]))
         parcels = staff.tasks.add_tasks(give, [(Parcel(weight=1),), (Parcel(weight=0.5),)])
 
-        assert await staff.tasks.add_task(order_sum, order).wait(timeout=20) == "you: 9"
-        assert await staff.tasks.add_task(weigh, parcels).wait(timeout=20) == 1.5
+        assert await staff.tasks.add_task(order_sum, order).wait(timeout=30) == "you: 9"
+        assert await staff.tasks.add_task(weigh, parcels).wait(timeout=30) == 1.5
 
 
 LOOK_ALIKES: list[Any] = [
@@ -86,7 +86,7 @@ async def test_a_dict_that_looks_like_a_place_for_a_result_stays_what_it_is(
         alone = staff.tasks.add_task(give, value)
         beside = staff.tasks.add_task(give, [value, alone, {"deep": [value]}])
 
-        assert await beside.wait(timeout=20) == [value, value, {"deep": [value]}]
+        assert await beside.wait(timeout=30) == [value, value, {"deep": [value]}]
 
 
 def test_places_survive_any_look_alikes() -> None:
@@ -113,8 +113,8 @@ async def test_what_waits_holds_no_slot_and_is_not_polled(hire: Hire) -> None:
         assert await second.get_state() == "waiting"
         flow_tasks.gates["slot"].set()
 
-        assert await second.wait(timeout=20) == 2
-        assert await other.add_task(give, 3).wait(timeout=20) == 3
+        assert await second.wait(timeout=30) == 2
+        assert await other.add_task(give, 3).wait(timeout=30) == 3
         assert staff.counters.claimed <= claimed + 3
 
 
@@ -170,7 +170,7 @@ async def test_a_result_is_read_once_and_not_copied_into_its_children(
         first = staff.tasks.add_task(give, large)
         children = staff.tasks.add_tasks(look_at, [([first],)] * 30)
         last = staff.tasks.add_task(look_at, children)
-        results = await last.wait(timeout=20)
+        results = await last.wait(timeout=30)
 
     assert results == [repr([repr(large)])] * 30
     assert sum(reads) == 1 + 30
@@ -185,7 +185,7 @@ async def test_a_child_of_a_parent_that_failed_is_cancelled(hire: Hire) -> None:
         bad = staff.tasks.add_task(break_)
         child = staff.tasks.add_task(give, bad)
         with pytest.raises(TaskCancelled, match="no such file"):
-            await child.wait(timeout=20)
+            await child.wait(timeout=30)
 
 
 async def test_a_failed_parent_reads_as_its_error_where_that_was_asked_for(hire: Hire) -> None:
@@ -197,22 +197,22 @@ async def test_a_failed_parent_reads_as_its_error_where_that_was_asked_for(hire:
         await looking
         await late.cancel()
 
-        assert await looking.wait(timeout=20) == [
+        assert await looking.wait(timeout=30) == [
             "7", "failed: ValueError: no such file", "TaskCancelled",
         ]  # fmt: skip
-        assert await typed.wait(timeout=20) == "TaskFailed"
+        assert await typed.wait(timeout=30) == "TaskFailed"
 
 
 async def test_a_child_added_after_its_parents_ended_gets_their_results(hire: Hire) -> None:
     async with hire() as staff:
         good, bad = staff.tasks.add_task(give, 7), staff.tasks.add_task(break_)
-        await good.wait(timeout=20)
+        await good.wait(timeout=30)
         with pytest.raises(TaskFailed):
-            await bad.wait(timeout=20)
+            await bad.wait(timeout=30)
 
-        assert await staff.tasks.add_task(add, good).wait(timeout=20) == 8
+        assert await staff.tasks.add_task(add, good).wait(timeout=30) == 8
         looked = staff.tasks.add_task(look_at, [bad])
-        assert await looked.wait(timeout=20) == ["failed: ValueError: no such file"]
+        assert await looked.wait(timeout=30) == ["failed: ValueError: no such file"]
 
 
 async def test_a_result_that_was_not_stored_fails_who_needs_it(
@@ -223,9 +223,9 @@ async def test_a_result_that_was_not_stored_fails_who_needs_it(
         child = staff.tasks.add_task(give, odd)
         looking = staff.tasks.add_task(look_at, odd)
 
-        assert await looking.wait(timeout=20) == ["ResultNotStored"]
+        assert await looking.wait(timeout=30) == ["ResultNotStored"]
         with pytest.raises(TaskFailed, match="ResultNotStored"):
-            await child.wait(timeout=20)
+            await child.wait(timeout=30)
         assert (await read(connection, child.id))["attempt"] == 1
 
 
@@ -283,7 +283,7 @@ async def test_a_task_with_a_unique_key_is_an_argument_before_its_row_is_known(
         )
         staff.worker.maintenance.due_in(0)
 
-        assert await child.wait(timeout=20) == 6
+        assert await child.wait(timeout=30) == 6
 
 
 async def test_pruning_keeps_the_results_that_are_still_needed(
@@ -293,8 +293,8 @@ async def test_pruning_keeps_the_results_that_are_still_needed(
         needed, other = staff.tasks.add_tasks(give, [(1,), (2,)])
         slow = staff.tasks.add_task(flow_tasks.wait_at, "prune", 3)
         last = staff.tasks.add_task(total, [needed, slow])
-        await staff.tasks.add_task(give, other).wait(timeout=20)
-        await needed.wait(timeout=20)
+        await staff.tasks.add_task(give, other).wait(timeout=30)
+        await needed.wait(timeout=30)
         await reaches(connection, slow.id, "doing")
 
         await prune(connection, TABLES, older_than=-3600.0)
@@ -302,7 +302,7 @@ async def test_pruning_keeps_the_results_that_are_still_needed(
         assert await read(connection, other.id) is None
         flow_tasks.gates["prune"].set()
 
-        assert await last.wait(timeout=20) == 4
+        assert await last.wait(timeout=30) == 4
     await prune(connection, TABLES, older_than=-3600.0)
     assert await read(connection, needed.id) is None
 
@@ -325,4 +325,4 @@ async def test_forged_places_fail_their_task_and_nothing_else(
         types = [(await reaches(connection, ref.id, "failed"))["error_type"] for ref in refs]
 
         assert types == ["InvalidArguments", "InvalidArguments", "ResultGone"]
-        assert await staff.tasks.add_task(give, 1).wait(timeout=20) == 1
+        assert await staff.tasks.add_task(give, 1).wait(timeout=30) == 1

@@ -52,16 +52,16 @@ async def test_they_are_around_the_function_in_the_order_given(hire: Hire) -> No
     add_middleware(outer, inner)
     on_pre_run(lambda task: seen.append("hook"))
     async with hire() as staff:
-        assert await staff.tasks.add_task(add, 1).wait(timeout=20) == 2
+        assert await staff.tasks.add_task(add, 1).wait(timeout=30) == 2
         assert seen == ["outer in", ("add", 1), "hook", 2, "outer out"]
-        assert await staff.tasks.add_task(give_sync, 3).wait(timeout=20) == 3
+        assert await staff.tasks.add_task(give_sync, 3).wait(timeout=30) == 3
 
 
 async def test_they_are_around_every_attempt_and_see_its_error(hire: Hire) -> None:
     add_middleware(outer, inner)
     async with hire(retry_backoff=0.01) as staff:
         with pytest.raises(TaskFailed):
-            await staff.tasks.add_task(fail_once).wait(timeout=20)
+            await staff.tasks.add_task(fail_once).wait(timeout=30)
 
     assert seen == ["outer in", ("fail_once", 1), "outer out",
                     "outer in", ("fail_once", 2), "outer out"]  # fmt: skip
@@ -82,11 +82,11 @@ async def test_they_may_replace_the_result_the_error_and_the_function(hire: Hire
         return await call_next(task) * 10
 
     async with hire() as staff:
-        assert await staff.tasks.add_task(break_).wait(timeout=20) == "mended"
-        assert await staff.tasks.add_task(give_sync, 1).wait(timeout=20) == "not called"
-        assert await staff.tasks.add_task(add, 1).wait(timeout=20) == 20
+        assert await staff.tasks.add_task(break_).wait(timeout=30) == "mended"
+        assert await staff.tasks.add_task(give_sync, 1).wait(timeout=30) == "not called"
+        assert await staff.tasks.add_task(add, 1).wait(timeout=30) == 20
         with pytest.raises(TaskFailed, match="not today"):
-            await staff.tasks.task(max_retries=0).add_task(give).wait(timeout=20)
+            await staff.tasks.task(max_retries=0).add_task(give).wait(timeout=30)
 
 
 async def test_they_may_ask_for_another_attempt(hire: Hire) -> None:
@@ -97,13 +97,13 @@ async def test_they_may_ask_for_another_attempt(hire: Hire) -> None:
         return await call_next(task)
 
     async with hire() as staff:
-        assert await staff.tasks.add_task(give, 1).wait(timeout=20) == 1
+        assert await staff.tasks.add_task(give, 1).wait(timeout=30) == 1
 
 
 async def test_they_see_the_task_that_is_returned_in_place_of_a_result(hire: Hire) -> None:
     add_middleware(inner)
     async with hire() as staff:
-        assert await staff.tasks.add_task(hand_on, "add", 1).wait(timeout=20) == 2
+        assert await staff.tasks.add_task(hand_on, "add", 1).wait(timeout=30) == 2
 
     assert [type(each).__name__ for each in seen] == ["tuple", "QueuedTaskRef", "tuple", "int"]
 

@@ -23,13 +23,13 @@ async def test_a_tree_is_cancelled_with_all_that_runs_in_it(
         anyway = staff.tasks.add_task(look_at, [running])
         late = staff.tasks.task(delay=3600).add_task(give, root)
         outside = staff.tasks.add_task(wait_at, "tree", 5)
-        await root.wait(timeout=20)
+        await root.wait(timeout=30)
         await reaches(connection, running.id, "doing")
 
         assert await root.cancel("no longer wanted", tree=True) is True
         for ref in (running, anyway, late):
             with pytest.raises(TaskCancelled, match="no longer wanted"):
-                await ref.wait(timeout=20)
+                await ref.wait(timeout=30)
         assert await root.get_state() == "done"
         assert await outside.get_state() in ("enqueued", "doing")
 
@@ -41,7 +41,7 @@ async def test_without_the_tree_what_runs_anyway_runs(hire: Hire) -> None:
         await anyway
         await late.cancel()
 
-        assert await anyway.wait(timeout=20) == ["TaskCancelled"]
+        assert await anyway.wait(timeout=30) == ["TaskCancelled"]
 
 
 async def test_what_stands_for_a_task_is_cancelled_with_it(
@@ -55,7 +55,7 @@ async def test_what_stands_for_a_task_is_cancelled_with_it(
 
         await reaches(connection, row["stands_for"], "cancelled")
         with pytest.raises(TaskCancelled):
-            await first.wait(timeout=20)
+            await first.wait(timeout=30)
 
 
 async def test_a_tree_that_was_never_written_never_is(hire: Hire) -> None:
@@ -68,7 +68,7 @@ async def test_a_tree_that_was_never_written_never_is(hire: Hire) -> None:
             root.cancel(tree=True)
             spared.cancel()
         assert await child.get_state() == "cancelled"
-        assert await anyway.wait(timeout=20) == ["ResultGone"]
+        assert await anyway.wait(timeout=30) == ["ResultGone"]
 
 
 async def test_without_await_the_tree_goes_with_the_routes_other_writes(
@@ -88,13 +88,13 @@ async def test_a_tree_is_retried_from_where_it_broke(hire: Hire) -> None:
         made = chain(staff.tasks, (give, 4), fail_once, add, add)
         side = staff.tasks.add_task(give, [made[1]])
         with pytest.raises(TaskCancelled):
-            await made.wait(timeout=20)
+            await made.wait(timeout=30)
         with pytest.raises(InvalidTransition, match="retry that one first"):
             await made.last.retry()
         await made.last.retry(tree=True)
 
-        assert await made.wait(timeout=20) == 6
-        assert await side.wait(timeout=20) == [4]
+        assert await made.wait(timeout=30) == 6
+        assert await side.wait(timeout=30) == [4]
         with pytest.raises(InvalidTransition):
             await made.last.retry(tree=True)
 
@@ -104,10 +104,10 @@ async def test_a_group_is_retried_with_what_waits_for_it(hire: Hire) -> None:
         made = group(staff.tasks, (give, 1), (fail_once, 2))
         joined = staff.tasks.add_task(total, made)
         with pytest.raises(TaskCancelled):
-            await joined.wait(timeout=20)
+            await joined.wait(timeout=30)
 
         assert await made.retry() == 2
-        assert await joined.wait(timeout=20) == 3
+        assert await joined.wait(timeout=30) == 3
 
 
 async def test_a_task_whose_returned_one_failed_is_retried_in_either_way(
@@ -116,20 +116,20 @@ async def test_a_task_whose_returned_one_failed_is_retried_in_either_way(
     async with hire(retry_backoff=0.01) as staff:
         first = staff.tasks.add_task(hand_on, "break", "no paper")
         with pytest.raises(TaskFailed, match="no paper"):
-            await first.wait(timeout=20)
+            await first.wait(timeout=30)
         returned = (await connection.fetchrow(
             "SELECT stands_for FROM queued_tasks WHERE id = $1", first.id))[0]  # fmt: skip
 
         await first.retry()
         with pytest.raises(TaskFailed, match="no paper"):
-            await first.wait(timeout=20)
+            await first.wait(timeout=30)
         row = await reaches(connection, first.id, "failed")
         assert row["stands_for"] != returned
         assert row["attempt"] == 1
 
         await first.retry(tree=True)
         with pytest.raises(TaskFailed, match="no paper"):
-            await first.wait(timeout=20)
+            await first.wait(timeout=30)
         again = await reaches(connection, first.id, "failed")
         assert again["stands_for"] == row["stands_for"]
         assert await connection.fetchval(
@@ -144,13 +144,13 @@ async def test_a_task_follows_the_one_it_returned_when_that_was_retried_alone(
         broken = staff.tasks.add_task(fail_once, "late")
         first = staff.tasks.add_task(hand_on, str(broken.id))
         with pytest.raises(TaskFailed):
-            await first.wait(timeout=20)
+            await first.wait(timeout=30)
         await broken.retry()
-        assert await broken.wait(timeout=20) == "late"
+        assert await broken.wait(timeout=30) == "late"
         assert await first.get_state() == "failed"
 
         await first.retry(tree=True)
-        assert await first.wait(timeout=20) == "late"
+        assert await first.wait(timeout=30) == "late"
     assert not flow_tasks.gates
 
 
@@ -161,7 +161,7 @@ async def test_a_cancelled_chain_is_cancelled_as_a_whole(hire: Hire) -> None:
 
         assert await made.cancel() == 3
         with pytest.raises(TaskCancelled):
-            await made.wait(timeout=20)
+            await made.wait(timeout=30)
 
         async def ended() -> None:
             assert (await made.progress()).cancelled == 3

@@ -18,7 +18,7 @@ async def test_a_retry_goes_on_after_the_last_finished_step(hire: Hire) -> None:
     flows["f"] = ["a", "b", "c"]
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.flow, "f", 2)
-        assert await ref.wait(timeout=10) == ["did a", "did b", "did c"]
+        assert await ref.wait(timeout=30) == ["did a", "did b", "did c"]
     assert noted == ["a", "b", "c"]
 
 
@@ -27,7 +27,7 @@ async def test_a_step_that_failed_is_made_again_by_the_next_run(hire: Hire) -> N
     step_tasks.faults["b"] = 2
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.flow, "f", 0)
-        assert await ref.wait(timeout=10) == ["did a", "did b"]
+        assert await ref.wait(timeout=30) == ["did a", "did b"]
     assert noted == ["a", "b", "b", "b"]
 
 
@@ -50,14 +50,14 @@ async def test_other_steps_in_a_newer_release_are_detected_before_anything_is_ru
         await reaches(connection, await ref.get_task_id(), "scheduled")
         flows["f"] = after
         with pytest.raises(TaskFailed) as failure:
-            await ref.wait(timeout=10)
+            await ref.wait(timeout=30)
         assert failure.value.error_type == "fastedgy.errors.StepsChanged"
         assert reason in failure.value.error_message
         assert noted == before[:2]
         # The release is rolled back, and the task goes on where it was.
         flows["f"] = before
         await ref.retry()
-        await ref.wait(timeout=10)
+        await ref.wait(timeout=30)
     assert noted == before
 
 
@@ -69,7 +69,7 @@ async def test_steps_that_the_task_ends_without_are_told_in_its_log(
         ref = staff.tasks.add_task(step_tasks.flow, "f", 2)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         flows["f"] = ["a"]
-        assert await ref.wait(timeout=10) == ["did a"]
+        assert await ref.wait(timeout=30) == ["did a"]
     message = await connection.fetchval("SELECT message FROM queued_task_logs")
     assert "ended without these steps, which an earlier run has begun: b" in message
 
@@ -78,26 +78,26 @@ async def test_a_failure_that_the_task_went_on_from_is_a_fact(hire: Hire) -> Non
     step_tasks.faults["charge"] = 1
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.handled_failure)
-        assert await ref.wait(timeout=10) == "invoice after charge was refused"
+        assert await ref.wait(timeout=30) == "invoice after charge was refused"
     assert noted == ["charge", "book"]
 
 
 async def test_results_are_rebuilt_in_the_same_way_by_all_runs(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.rebuilt)
-        assert await ref.wait(timeout=10) == ["Receipt", "7", "2026-11-21"]
+        assert await ref.wait(timeout=30) == ["Receipt", "7", "2026-11-21"]
     assert noted == ["receipt", "Receiptdate", "Receiptdate"]
 
 
 async def test_a_sync_function_of_a_step_runs_in_a_thread(hire: Hire) -> None:
     async with hire() as staff:
-        assert await staff.tasks.add_task(step_tasks.in_a_thread).wait(timeout=10) == "slow"
+        assert await staff.tasks.add_task(step_tasks.in_a_thread).wait(timeout=30) == "slow"
 
 
 async def test_steps_may_be_made_side_by_side(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.side_by_side)
-        assert await ref.wait(timeout=10) == [f"did part {n}" for n in range(5)]
+        assert await ref.wait(timeout=30) == [f"did part {n}" for n in range(5)]
     assert sorted(noted) == [f"part {n}" for n in range(5)]
 
 
@@ -117,7 +117,7 @@ async def test_what_cannot_be_a_step_fails_at_once_and_says_why(
     async with hire() as staff:
         ref = staff.tasks.add_task(task)  # type: ignore[arg-type]
         with pytest.raises(TaskFailed) as failure:
-            await ref.wait(timeout=10)
+            await ref.wait(timeout=30)
     assert failure.value.error_type == f"fastedgy.errors.{error}"
     assert words in failure.value.error_message
     assert set(noted) <= {"one"}
@@ -143,7 +143,7 @@ async def test_a_result_that_cannot_be_stored_fails_the_task_and_is_not_made_aga
         ref = staff.tasks.add_task(step_tasks.unstorable, large)
         for _ in range(2):
             with pytest.raises(TaskFailed) as failure:
-                await ref.wait(timeout=10)
+                await ref.wait(timeout=30)
             assert failure.value.error_type == "fastedgy.errors.StepResultNotStored"
             await ref.retry()
         await eventually(lambda: _is(len(noted), 1))
@@ -161,7 +161,7 @@ async def test_what_a_step_adds_to_the_queue_is_written_with_it_and_once(
         ref = staff.tasks.add_task(step_tasks.adding)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         assert await connection.fetchval("SELECT count(*) FROM queued_tasks") == 2
-        assert await ref.wait(timeout=10) == "added"
+        assert await ref.wait(timeout=30) == "added"
         await eventually(lambda: _is(noted, ["child"]))
     assert await connection.fetchval("SELECT count(*) FROM queued_tasks") == 2
 
@@ -192,5 +192,5 @@ async def test_what_a_thread_has_done_counts_although_the_task_was_interrupted(
     row = await connection.fetchrow("SELECT state, result FROM queued_task_steps")
     assert tuple(row) == ("done", '"finished"')
     async with hire() as staff:
-        assert await staff.tasks.ref(ref.id).wait(timeout=10) == "finished"
+        assert await staff.tasks.ref(ref.id).wait(timeout=30) == "finished"
     assert noted == ["started", "finished"]

@@ -39,8 +39,8 @@ async def test_a_sleeping_task_has_no_slot_and_spends_no_attempt(
         began = time.monotonic()
         ref = staff.tasks.add_task(step_tasks.napping, 0.3)
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        assert await staff.tasks.add_task(step_tasks.effect, "x").wait(timeout=10) == "did x"
-        assert await ref.wait(timeout=10) == ["rested"]
+        assert await staff.tasks.add_task(step_tasks.effect, "x").wait(timeout=30) == "did x"
+        assert await ref.wait(timeout=30) == ["rested"]
         assert time.monotonic() - began >= 0.6
     assert [line for line in noted if line.startswith("run")] == [
         "run 1, attempt 1", "run 2, attempt 1", "run 3, attempt 1"
@@ -52,7 +52,7 @@ async def test_a_sleeping_task_has_no_slot_and_spends_no_attempt(
 
 async def test_a_task_that_swallows_its_suspension_sleeps_all_the_same(hire: Hire) -> None:
     async with hire() as staff:
-        assert await staff.tasks.add_task(step_tasks.swallowing).wait(timeout=10) == "slept"
+        assert await staff.tasks.add_task(step_tasks.swallowing).wait(timeout=30) == "slept"
     assert noted == ["swallowed"]
 
 
@@ -62,7 +62,7 @@ async def test_an_event_wakes_who_waits_for_it(hire: Hire, connection: asyncpg.C
         for ref in refs:
             await reaches(connection, await ref.get_task_id(), "scheduled")
         assert await send_event("paid:1", {"amount": 5}) is True
-        assert [await ref.wait(timeout=10) for ref in refs] == [{"amount": 5}] * 3
+        assert [await ref.wait(timeout=30) for ref in refs] == [{"amount": 5}] * 3
 
 
 async def test_an_event_is_sent_once_and_counts_for_those_who_come_later(hire: Hire) -> None:
@@ -70,13 +70,13 @@ async def test_an_event_is_sent_once_and_counts_for_those_who_come_later(hire: H
         assert await send_event("paid:1", "first") is True
         assert await send_event("paid:1", "second") is False
         ref = staff.tasks.add_task(step_tasks.waiting, "paid:1")
-        assert await ref.wait(timeout=10) == "first"
+        assert await ref.wait(timeout=30) == "first"
 
 
 async def test_an_event_that_does_not_come_is_a_timeout_in_all_runs(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.waiting, "never", 0.2)
-        assert await ref.wait(timeout=10) == "The event 'never' did not come in time."
+        assert await ref.wait(timeout=30) == "The event 'never' did not come in time."
         await send_event("never")  # too late
     assert noted == ["timeout", "timeout"]
 
@@ -84,7 +84,7 @@ async def test_an_event_that_does_not_come_is_a_timeout_in_all_runs(hire: Hire) 
 async def test_an_event_that_comes_while_the_run_ends_is_not_missed(hire: Hire) -> None:
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.sent_just_before_it_ends, "soon")
-        assert await ref.wait(timeout=10) == "just in time"
+        assert await ref.wait(timeout=30) == "just in time"
 
 
 async def test_an_event_that_was_sent_before_the_outcome_was_written_is_not_missed(
@@ -112,7 +112,7 @@ async def test_waits_and_steps_side_by_side_end_the_run_when_nothing_is_at_work(
         await reaches(connection, await ref.get_task_id(), "scheduled")
         assert noted == ["long", "long done"]
         await send_event("both", 7)
-        assert await ref.wait(timeout=10) == [7, "long done", None]
+        assert await ref.wait(timeout=30) == [7, "long done", None]
     assert noted == ["long", "long done"]
 
 
@@ -123,9 +123,9 @@ async def test_an_event_in_a_transaction_is_sent_with_it(
     async with hire() as staff:
         ref = staff.tasks.add_task(step_tasks.waiting, "tx", 0.5)
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        await staff.tasks.add_task(step_tasks.rolled_back, "tx", commit).wait(timeout=10)
+        await staff.tasks.add_task(step_tasks.rolled_back, "tx", commit).wait(timeout=30)
         expected = "from a transaction" if commit else "The event 'tx' did not come in time."
-        assert await ref.wait(timeout=10) == expected
+        assert await ref.wait(timeout=30) == expected
 
 
 async def test_without_notifications_an_event_of_a_transaction_is_found_by_looking(
@@ -134,8 +134,8 @@ async def test_without_notifications_an_event_of_a_transaction_is_found_by_looki
     async with hire(use_postgresql_notify=False, polling_interval=0.1) as staff:
         ref = staff.tasks.add_task(step_tasks.waiting, "tx")
         await reaches(connection, await ref.get_task_id(), "scheduled")
-        await staff.tasks.add_task(step_tasks.rolled_back, "tx", True).wait(timeout=10)
-        assert await ref.wait(timeout=10) == "from a transaction"
+        await staff.tasks.add_task(step_tasks.rolled_back, "tx", True).wait(timeout=30)
+        assert await ref.wait(timeout=30) == "from a transaction"
 
 
 async def test_events_are_sent_by_tasks_routes_and_scripts(
@@ -157,7 +157,7 @@ async def test_events_are_sent_by_tasks_routes_and_scripts(
         monkeypatch.setenv("DATABASE_URL", database_url)
         async with QueuedTasks():
             await send_event("paid:2", "script")
-        results = [await ref.wait(timeout=10) for ref in refs]
+        results = [await ref.wait(timeout=30) for ref in refs]
     assert results == [{"by": "task"}, "route", "script"]
 
 
@@ -169,7 +169,7 @@ async def test_a_task_that_sleeps_can_be_cancelled(
         await reaches(connection, await ref.get_task_id(), "scheduled")
         await ref.cancel()
         with pytest.raises(TaskCancelled):
-            await ref.wait(timeout=10)
+            await ref.wait(timeout=30)
 
 
 async def test_a_retry_that_waits_for_its_time_is_not_woken_by_an_event(
@@ -234,7 +234,7 @@ async def test_a_task_that_waits_again_for_something_else_has_changed(
         await connection.execute("UPDATE queued_task_steps SET event = 'two'")
         await send_event("two")
         with pytest.raises(TaskFailed, match="waited for 'two', and now for 'one'"):
-            await ref.wait(timeout=10)
+            await ref.wait(timeout=30)
 
 
 def test_a_wait_is_set_up_without_a_loop_of_its_own() -> None:

@@ -13,7 +13,6 @@ from example_service.workers.cache.tasks import cached
 from example_service.workers.files import process_file
 from example_service.workers.notifications import send_email
 from fastedgy.dependencies import Inject
-from fastedgy.errors import ScheduleNotFound, TaskNotFound
 from fastedgy.queued_task import task
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.scheduler import Schedule, Scheduler
@@ -68,28 +67,21 @@ async def list_scheduled(scheduler: Scheduler = Inject(Scheduler)) -> list[Sched
 
 @router.get("/tasks/scheduled/{job_id}")
 async def get_scheduled(job_id: str, scheduler: Scheduler = Inject(Scheduler)) -> ScheduledJob:
-    """One schedule."""
-    return ScheduledJob.of(await _known(scheduler.get(job_id)))
+    """One schedule. That there is none of that name is answered with a 404 by FastEdgy, here and
+    wherever a schedule or a task is asked for."""
+    return ScheduledJob.of(await scheduler.get(job_id))
 
 
 @router.post("/tasks/scheduled/{job_id}/pause")
 async def pause(job_id: str, scheduler: Scheduler = Inject(Scheduler)) -> ScheduledJob:
     """No further runs, in no process, until it is resumed."""
-    return ScheduledJob.of(await _known(scheduler.acting_for("api", "api").pause(job_id)))
+    return ScheduledJob.of(await scheduler.acting_for("api", "api").pause(job_id))
 
 
 @router.post("/tasks/scheduled/{job_id}/resume")
 async def resume(job_id: str, scheduler: Scheduler = Inject(Scheduler)) -> ScheduledJob:
     """Go on with the next run."""
-    return ScheduledJob.of(await _known(scheduler.acting_for("api", "api").resume(job_id)))
-
-
-async def _known(answer: Any) -> Schedule:
-    try:
-        found: Schedule = await answer
-    except ScheduleNotFound as error:
-        raise HTTPException(404, str(error)) from None
-    return found
+    return ScheduledJob.of(await scheduler.acting_for("api", "api").resume(job_id))
 
 
 @router.post("/tasks/examples/kick", status_code=202)
@@ -103,10 +95,7 @@ async def kick(
 @router.get("/tasks/{task_id}/status")
 async def status(task_id: UUID, tasks: QueuedTasks = Inject(QueuedTasks)) -> dict[str, Any]:
     """How a task stands, and what it returned."""
-    try:
-        found = await tasks.get_task_by_id(task_id)
-    except TaskNotFound as error:
-        raise HTTPException(404, str(error)) from None
+    found = await tasks.get_task_by_id(task_id)
     return {
         "task_id": found.id,
         "name": found.name,

@@ -107,7 +107,7 @@ WORKER_INFO = {
     "id": WORKER, "server_name": "web-3", "pid": 1712, "supervisor_id": None, "state": "running",
     "alive": True, "is_web": False, "queues": [], "concurrency": 100, "busy": 1,
     "version": "0.1.0", "memory_mb": 84, "counters": {"done": 1204}, "date_started": MOMENT,
-    "last_heartbeat": MOMENT, "silent_for": 1.2,
+    "last_heartbeat": MOMENT, "silent_for": 1.2, "drain": None,
     "tasks": [{"id": ID, "name": "send_email", "queue": "mail", "date_started": MOMENT,
                "cancel_requested": False}],
 }  # fmt: skip
@@ -116,10 +116,23 @@ FINDING: dict[str, Any] = {
     "meaning": "Its tasks do not run.", "evidence": "412 tasks wait since 02:51.",
     "cure": "Start one: fastedgy queue start --queues mail", "fix": None, "details": {},
 }  # fmt: skip
+CURE = {
+    "code": "missing_index", "title": "The index queued_tasks_ready is missing.",
+    "statements": ["CREATE INDEX CONCURRENTLY queued_tasks_ready ON queued_tasks …"],
+    "error": None,
+}  # fmt: skip
+DRAIN = {
+    "name": WORKER, "workers": [WORKER], "supervisors": [], "running": 1,
+    "sentence": "Worker web-3/1712 takes no more tasks and ends; its supervisor starts another "
+    "one. 1 task runs there: what does not end within QUEUE_DRAIN_TIMEOUT goes back to the line.",
+}  # fmt: skip
+QUEUE_CHANGE = {"name": "mail", "depth": 412, "known": True, "warning": None}
+TREE_CHANGE = {"action": "cancel", "changed": 12}
 BREAKER = {
     "name": "payments", "state": "open", "failures": 5, "successes": 0, "failure_threshold": 5,
     "success_threshold": 2, "reset_timeout": 30.0, "opened_at": MOMENT, "probing": False,
     "error": "ConnectTimeout", "date_changed": MOMENT, "rest": 12.5,
+    "opened": 3,
 }  # fmt: skip
 SCHEDULE: dict[str, Any] = {
     "name": "nightly", "function": "shop.reports:build", "state": "active",

@@ -214,6 +214,17 @@ class Bulk(BaseModel):
     reason: Annotated[Text | None, Field(description="For `cancel`.")] = None
 
 
+class Fixes(BaseModel):
+    """Which findings of the doctor to cure. What is left out is not looked at: all of them."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"code": "missing_index"}]}
+    )
+
+    code: Annotated[Text | None, Field(description="The findings of this kind.")] = None
+    title: Annotated[Text | None, Field(description="The finding with this title.")] = None
+
+
 class QueueLimits(BaseModel):
     """What a queue may do. null: no limit."""
 

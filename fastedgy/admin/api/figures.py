@@ -1,11 +1,10 @@
-"""How the queue is and was: overview, stats, history, workers, doctor, audit."""
+"""How the queue is and was: overview, stats, history, workers, doctor."""
 
 # FastAPI reads the annotations of what it calls, so this module does without
 # `from __future__ import annotations`.
 
 from collections.abc import Sequence
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
@@ -16,8 +15,7 @@ from fastedgy.admin.api.problems import ProblemRoute
 from fastedgy.admin.api.services import Admin
 from fastedgy.admin.auth import QueueAuth
 from fastedgy.admin.findings import Finding
-from fastedgy.admin.types import NameStats, Overview, Page, Point, Stats, WorkerInfo
-from fastedgy.store.audit import AuditEntry
+from fastedgy.admin.types import NameStats, Overview, Point, Stats, WorkerInfo
 
 
 def figures_router(auth: QueueAuth) -> APIRouter:
@@ -60,21 +58,5 @@ def figures_router(auth: QueueAuth) -> APIRouter:
     async def doctor(admin: Admin) -> Sequence[Finding]:
         """What is wrong, or soon will be: with its meaning, the evidence and the cure."""
         return await admin.doctor()
-
-    @router.get("/audit", responses=answers({"items": [examples.AUDIT], "next": None,
-                                             "searched_to": None}))  # fmt: skip
-    async def audit(
-        admin: Admin,
-        target: Annotated[
-            Text | None, Query(description="`task:<id>`, `queue:<name>`, `schedule:<name>` …")
-        ] = None,
-        limit: Limit = 50,
-        cursor: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
-    ) -> Page[AuditEntry]:
-        """What was done by hand, by whom: the newest first."""
-        entries = await admin.audit(target=target, limit=limit + 1, before=cursor)
-        more = len(entries) > limit
-        page = entries[:limit]
-        return Page(page, str(page[-1].id) if more else None)
 
     return router

@@ -3,9 +3,10 @@
 # FastAPI reads the annotations of what it calls, so this module does without
 # `from __future__ import annotations`.
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from fastedgy.admin.api import examples
@@ -14,7 +15,12 @@ from fastedgy.admin.api.services import Admin
 from fastedgy.admin.auth import QueueAuth
 from fastedgy.admin.health import Health, HealthCheck
 from fastedgy.admin.metrics import CONTENT_TYPE, Metrics, require_client
+from fastedgy.admin.metrics_here import of_this_process
 from fastedgy.admin.types import Level
+from fastedgy.tasks.install import IN_SCOPE
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | None) -> APIRouter:
@@ -26,12 +32,16 @@ def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | Non
     check = HealthCheck()
     text = {"text/plain": {"schema": {"type": "string"}, "example": examples.METRICS}}
 
-    async def get_metrics(admin: Admin) -> Response:
-        """The queue in Prometheus' words, the same from whichever process is asked."""
+    async def get_metrics(request: Request, admin: Admin) -> Response:
+        """The queue in Prometheus' words, the same from whichever process is asked; and the
+        in-process tasks of this one.
+        """
         reading = readings.get(id(admin))
         if reading is None:
             readings.clear()
-            reading = readings[id(admin)] = Metrics(admin.connection, admin.tables, admin.config)
+            reading = readings[id(admin)] = Metrics(
+                admin.connection, admin.tables, admin.config, beside=_tasks_of(request)
+            )
         return PlainTextResponse(await reading.exposition(), media_type=CONTENT_TYPE)
 
     async def get_health(admin: Admin, response: Response) -> Health:
@@ -52,3 +62,9 @@ def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | Non
     if health is not None:
         router.get(health, responses={200: healthy, **problems(), 503: sick})(get_health)
     return router
+
+
+def _tasks_of(request: Request) -> Callable[[], "Iterator[Metric]"]:
+    """The in-process tasks of the application that is asked, also if ours is mounted in it."""
+    known = request.scope.get(IN_SCOPE)
+    return lambda: iter(()) if known is None else of_this_process(known.runner.counts.by_name)

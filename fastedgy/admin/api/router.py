@@ -11,6 +11,8 @@ from fastedgy.admin.api.bulk import bulk_router
 from fastedgy.admin.api.events import events_router
 from fastedgy.admin.api.figures import figures_router
 from fastedgy.admin.api.monitoring import monitoring_router
+from fastedgy.admin.api.nothing import nothing_router
+from fastedgy.admin.api.operations import operations_router
 from fastedgy.admin.api.queues import queues_router
 from fastedgy.admin.api.schedules import schedules_router
 from fastedgy.admin.api.tasks import tasks_router
@@ -49,10 +51,15 @@ def queue_router(
     if below and not below.startswith("/"):
         raise ConfigurationError(f"prefix={prefix!r} has to begin with a slash.")
     router = APIRouter()
-    for make in (
-        tasks_router, events_router, figures_router, queues_router, schedules_router, bulk_router,
-    ):  # fmt: skip
-        router.include_router(make(known), prefix=below + API)
+    made = [
+        make(known)
+        for make in (
+            tasks_router, events_router, figures_router, queues_router, schedules_router,
+            bulk_router, operations_router,
+        )
+    ]  # fmt: skip
+    for each in (*made, nothing_router(known, made)):
+        router.include_router(each, prefix=below + API)
     router.include_router(monitoring_router(known, metrics=metrics, health=health))
     if pages:
         router.include_router(_pages(known), prefix=below)

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
@@ -18,7 +18,15 @@ from fastedgy.admin.api.services import Admin, Producer
 from fastedgy.admin.auth import Identity, QueueAuth
 from fastedgy.admin.explanation import Explanation
 from fastedgy.admin.trigger import Offered, offered_tasks, trigger
-from fastedgy.admin.types import LogRow, Page, TaskDetails, TaskSummary, Tree
+from fastedgy.admin.types import (
+    BulkAction,
+    BulkPreview,
+    LogRow,
+    Page,
+    TaskDetails,
+    TaskSummary,
+    Tree,
+)
 from fastedgy.errors import InvalidTransition
 from fastedgy.store.find import ENDED
 
@@ -26,6 +34,7 @@ SOURCE = "api"
 """What the audit calls this way of doing things."""
 
 Id = Annotated[UUID, Path(description="The id of a task.")]
+TreeAction = Literal["cancel", "retry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,14 @@ class Progress:
     progress: float | None
     stage: str | None
     context: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChange:
+    """How many tasks of a tree were cancelled or asked to stop, or run again."""
+
+    action: BulkAction
+    changed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +203,32 @@ def tasks_router(auth: QueueAuth) -> APIRouter:
     async def retry_task(admin: Admin, who: Writer, id: Id) -> None:
         """Run a failed or cancelled task again: the same row, with a fresh budget."""
         await _changed(admin, id, "retried", await admin.retry(id, actor=who.name, source=SOURCE))
+
+    @router.get("/tasks/{id}/tree/{action}", dependencies=reads,
+                responses=answers(examples.PREVIEW, 404))  # fmt: skip
+    async def preview_tree(admin: Admin, id: Id, action: TreeAction) -> BulkPreview:
+        """What the same as POST would do: how many tasks, in which states, queues and names."""
+        return await admin.preview_tree(action, id)
+
+    @router.post("/tasks/{id}/tree/{action}", responses=answers(examples.TREE_CHANGE, 403, 404))
+    async def change_tree(
+        admin: Admin,
+        who: Writer,
+        id: Id,
+        action: TreeAction,
+        wanted: Annotated[Cancel | None, Body()] = None,
+    ) -> TreeChange:
+        """`cancel`: a task and everything below it, also what runs or would run all the same.
+        `retry`: a task with the parents that came to nothing, and all that did because of them.
+
+        The body is for `cancel`.
+        """
+        if action == "cancel":
+            reason = wanted.reason if wanted else None
+            changed = await admin.cancel_tree(id, actor=who.name, source=SOURCE, reason=reason)
+        else:
+            changed = await admin.retry_tree(id, actor=who.name, source=SOURCE)
+        return TreeChange(BulkAction(action), changed)
 
     @router.put("/tasks/{id}/priority", **changes)
     async def reprioritise_task(

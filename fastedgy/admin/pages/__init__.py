@@ -9,7 +9,19 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from fastedgy.admin.auth import QueueAuth
-from fastedgy.admin.pages import bulk, home, operations, schedules, session, task, tasks
+from fastedgy.admin.pages import (
+    audit,
+    bulk,
+    doctor,
+    home,
+    operations,
+    schedules,
+    session,
+    task,
+    tasks,
+    tree,
+    workers,
+)
 from fastedgy.admin.pages.site import Site
 
 __all__ = ["pages_router"]
@@ -23,6 +35,8 @@ def pages_router(auth: QueueAuth, *, events: str | None = "/api") -> APIRouter:
     """
     site = Site(auth, events=events)
     router = APIRouter(route_class=site.route_class(), include_in_schema=False)
-    for room in (session, home, tasks, bulk, task, operations, schedules):
+    for room in (
+        session, home, tasks, bulk, task, tree, operations, workers, schedules, doctor, audit,
+    ):  # fmt: skip
         room.add_routes(router, site)
     return router

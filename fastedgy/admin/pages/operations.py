@@ -1,4 +1,4 @@
-"""Queues, workers, breakers and the doctor: what runs the tasks, and what is wrong with it."""
+"""Queues and breakers: what lets tasks start, or holds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from fastedgy.admin.auth import Identity
-from fastedgy.admin.doctor import apply_fix
 from fastedgy.admin.pages.site import Site, back
-from fastedgy.admin.pages.squares import hosts_of
 from fastedgy.admin.pages.words import clock, count, span
 from fastedgy.admin.service import QueueAdmin
-from fastedgy.admin.types import QueueInfo, TaskFilter, WorkerInfo
+from fastedgy.admin.types import QueueInfo, TaskFilter
 from fastedgy.dependencies import Inject
 from fastedgy.errors import InvalidOption
-from fastedgy.store import audit
 
 SOURCE = "page"
-SLOTS_DRAWN = 400
-"""Squares of one process at most."""
 _HELD_COUNTED = 1000
 
 
@@ -84,18 +79,6 @@ def add_routes(router: APIRouter, site: Site) -> None:
         )
         return back(request, "/queues", did="limits", what=f"queue {name}")
 
-    @router.get("/workers")
-    async def workers(
-        request: Request, who: read, admin: QueueAdmin = Inject(QueueAdmin)
-    ) -> Response:
-        """The worker processes and what is in their slots."""
-        found = await admin.workers(tasks=SLOTS_DRAWN)
-        level, sentence = about_workers(found)
-        return site.page(
-            request, "workers.html", who, level=level, sentence=sentence,
-            hosts=hosts_of(found, now=clock(), most=SLOTS_DRAWN),
-        )  # fmt: skip
-
     @router.get("/breakers")
     async def breakers(
         request: Request, who: read, admin: QueueAdmin = Inject(QueueAdmin)
@@ -114,38 +97,6 @@ def add_routes(router: APIRouter, site: Site) -> None:
         """Close a breaker."""
         await admin.reset_breaker(name, actor=who.name, source=SOURCE)
         return back(request, "/breakers", did="reset", what=f"Breaker {name}")
-
-    @router.get("/doctor")
-    async def doctor(
-        request: Request, who: read, admin: QueueAdmin = Inject(QueueAdmin)
-    ) -> Response:
-        """What is wrong, or soon will be."""
-        findings = await admin.doctor()
-        level, sentence = about_findings([str(finding.severity) for finding in findings])
-        return site.page(
-            request, "doctor.html", who, findings=findings, level=level, sentence=sentence,
-            stream=None,
-        )  # fmt: skip
-
-    @router.post("/doctor/fix")
-    async def fix(
-        request: Request,
-        who: write,
-        code: Annotated[str, Form()],
-        title: Annotated[str, Form()],
-        admin: QueueAdmin = Inject(QueueAdmin),
-    ) -> Response:
-        """Apply the cure of a finding, if it is still there."""
-        for finding in await admin.doctor():
-            if (finding.code, finding.title) == (code, title) and finding.fix is not None:
-                async with admin.connection() as connection:
-                    done = await apply_fix(connection, finding)
-                    await audit.note(
-                        connection, admin.tables, actor=who.name, source=SOURCE,
-                        action="doctor.fix", target=code, details={"statements": list(done)},
-                    )  # fmt: skip
-                return back(request, "/doctor", did="fix", what=finding.fix.text)
-        return back(request, "/doctor", did="fix", n=0)
 
 
 def about_queues(queues: Sequence[QueueInfo]) -> tuple[str, str]:
@@ -166,21 +117,6 @@ def about_queues(queues: Sequence[QueueInfo]) -> tuple[str, str]:
     return "healthy", f"{count(depth, 'task')} wait, the oldest for {span(oldest)}."
 
 
-def about_workers(workers: Sequence[WorkerInfo]) -> tuple[str, str]:
-    """How the workers are, as a level and a sentence."""
-    alive = [worker for worker in workers if worker.alive and not worker.is_web]
-    silent = [worker for worker in workers if not worker.alive]
-    if not alive:
-        return "unhealthy", "No worker runs, so that no task does."
-    busy, slots = sum(each.busy for each in alive), sum(each.concurrency for each in alive)
-    hosts = len({worker.server_name for worker in alive})
-    processes = "1 process" if len(alive) == 1 else f"{len(alive)} processes"
-    sentence = f"{processes} on {count(hosts, 'host')}, {busy:,} of {count(slots, 'slot')} busy."
-    if silent:
-        return "degraded", f"{sentence} {count(len(silent), 'worker')} gave no sign of life lately."
-    return "healthy", sentence
-
-
 def about_breakers(breakers: Sequence[Fuse]) -> tuple[str, str]:
     """How the breakers are, as a level and a sentence."""
     opened = [breaker for breaker in breakers if breaker.state != "closed"]
@@ -189,16 +125,6 @@ def about_breakers(breakers: Sequence[Fuse]) -> tuple[str, str]:
     names = ", ".join(breaker.name for breaker in opened[:5])
     held = sum(breaker.held for breaker in opened)
     return "degraded", f"Not closed: {names}; {count(held, 'task')} held."
-
-
-def about_findings(severities: Sequence[str]) -> tuple[str, str]:
-    """What the doctor has to say, as a level and a sentence."""
-    errors, warnings = severities.count("error"), severities.count("warning")
-    if errors:
-        return "unhealthy", f"{count(errors, 'thing')} need{'s' if errors == 1 else ''} a cure now."
-    if warnings:
-        return "degraded", f"{count(warnings, 'thing')} to look at; nothing is broken."
-    return "healthy", "Nothing is wrong."
 
 
 async def _fuse(admin: QueueAdmin, breaker: Any) -> Fuse:

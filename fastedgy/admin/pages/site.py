@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -42,6 +42,7 @@ NAVIGATION = (
     ("/schedules", "Schedules"),
     ("/breakers", "Breakers"),
     ("/doctor", "Doctor"),
+    ("/audit", "Audit"),
 )
 MESSAGES = {
     "retry": ("{what} is in the line again.", "{what} cannot be retried in its state."),
@@ -56,7 +57,10 @@ MESSAGES = {
     "reset": ("{what} is closed: what it held may run.", ""),
     "run": ("{what} runs now.", ""),
     "edit": ("{what} was changed.", ""),
-    "fix": ("{what}", "It was cured meanwhile."),
+    "fix": ("{what} applied.", "It was cured meanwhile."),
+    "drain": ("{what} asked to drain. What runs there may end.", ""),
+    "cancel-tree": ("{what} cancelled, or asked to stop.", "All of them had ended already."),
+    "retry-tree": ("{what} in the line again.", "None of them can be retried."),
     "bulk": ("{what}", ""),
 }
 """What a page says after an action: when it was done, and when there was nothing to do."""
@@ -158,6 +162,21 @@ class Site:
             **values,
         )  # fmt: skip
         return HTMLResponse(text, status, {**HEADERS, **(headers or {})})
+
+    def confirm(
+        self, request: Request, who: Identity, *, title: str, sentence: str, verb: str | None,
+        action: str, leave: str, fields: Mapping[str, str] | None = None,
+        parts: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> HTMLResponse:  # fmt: skip
+        """A page that says what an action would do, and asks; our script shows it as a dialog.
+
+        `action`: where `fields` are sent if it is meant; without a `verb` there is nothing to do.
+        `parts`: what it is done to, counted in several ways. `leave`: where one goes otherwise.
+        """
+        return self.page(
+            request, "confirm.html", who, title=title, sentence=sentence, verb=verb, action=action,
+            leave=leave, fields=fields or {}, parts=parts or {}, stream=None,
+        )  # fmt: skip
 
     def problem(
         self, request: Request, status: int, text: str, *, headers: dict[str, str] | None = None,

@@ -59,6 +59,12 @@ class Host:
     def slots(self) -> int:
         return sum(process.worker.concurrency for process in self.processes)
 
+    @property
+    def drainable(self) -> bool:
+        """Whether a worker there could be asked to drain: its supervisor would end with it."""
+        return any(not each.worker.is_web and each.worker.drain != "supervisor"
+                   for each in self.processes)  # fmt: skip
+
 
 def hosts_of(workers: Sequence[WorkerInfo], *, now: datetime, most: int) -> list[Host]:
     """The workers by server, each with up to `most` squares."""
@@ -99,7 +105,7 @@ def _state(worker: WorkerInfo) -> tuple[str, str]:
     """A word for a process, and the state whose colour it has."""
     if not worker.alive:
         return "silent", "failed"
-    if worker.state == "draining":
+    if worker.drains:
         return "draining", "waiting"
     return ("busy", "doing") if worker.busy else ("idle", "")
 

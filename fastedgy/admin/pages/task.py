@@ -66,6 +66,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
             whole=((details.date_ended or now) - details.date_created),
             frames=frames_of(details.error_traceback or ""), facts=_facts(details),
             drawing=drawing, members=members, truncated=truncated, offered=_offered(details),
+            trees=_trees_offered(details),
             stream=None if ended else f"/tasks/{id}/events",
         )  # fmt: skip
 
@@ -174,6 +175,17 @@ def _offered(task: TaskDetails) -> list[tuple[str, str, bool]]:
         ("move", "Move to queue", task.state in _UNSTARTED),
         ("delete", "Delete", ended),
     ]
+
+
+def _trees_offered(task: TaskDetails) -> list[tuple[str, str]]:
+    """What can be done to a task with its family, where it has one."""
+    found = []
+    family = bool(task.parent_count or task.children_by_state)
+    if task.children_by_state or (task.state == "waiting" and task.attempt):  # it returned another
+        found.append(("cancel-tree", "Cancel the tree"))
+    if family and {"failed", "cancelled"} & {task.state, *task.children_by_state}:
+        found.append(("retry-tree", "Retry the tree"))
+    return found
 
 
 def _facts(task: TaskDetails) -> list[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.dependencies import get_container_service, get_service
 from fastedgy.models import queue_tables
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.tasks import Tasks
 from fastedgy.worker import heartbeat
 from fastedgy.worker.assignment import Assignment
 from fastedgy.worker.report import Report
@@ -127,6 +128,10 @@ def application() -> FastEdgy:
     async def sign_up(name: str) -> dict[str, str]:
         ref = get_service(QueuedTasks).add_task(panel_tasks.sign_up, name, "hunter2")
         return {"id": str(ref.id)}
+
+    @app.post("/wave", include_in_schema=False)
+    async def wave(tasks: Tasks, well: bool) -> None:
+        tasks.schedule(panel_tasks.wave, well)
 
     return app
 

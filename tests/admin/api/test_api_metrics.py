@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import asyncpg
 import httpx
 import panel_tasks
 import pytest
-from helpers import eventually
+from helpers import NO_TLS, eventually
 from panels import READ, Panel, Work, bearer
 from prometheus_client.parser import text_string_to_metric_families
 from rows import TABLES
@@ -25,7 +26,7 @@ from fastedgy.admin.health import HealthCheck
 from fastedgy.admin.metrics import Metrics
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.ids import new_id
-from fastedgy.store import rollups, workers
+from fastedgy.store import breakers, rollups, workers
 
 ROOT = Path(__file__).parents[3]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -43,7 +44,7 @@ def parsed(text: str) -> Samples:
     return found
 
 
-def of(samples: Samples, name: str, **labels: str) -> float:
+def of(samples: Samples, name: str, /, **labels: str) -> float:
     """The sum of a metric over all labels that are not given."""
     return sum(
         value
@@ -71,10 +72,10 @@ async def test_what_the_workers_did_is_counted_by_name(panel: Panel, work: Work)
         refs = [panel.tasks.add_task(panel_tasks.add, number) for number in range(5)]
         refs += [panel.tasks.add_task(panel_tasks.fail)]
         waiting = panel.tasks.add_task(panel_tasks.talk, 1, "door")
-        await asyncio.gather(*(ref.wait(10) for ref in refs), return_exceptions=True)
+        await asyncio.gather(*(ref.wait(30) for ref in refs), return_exceptions=True)
         running = await scrape(panel)
         panel_tasks.gates["door"].set()
-        await waiting.wait(10)
+        await waiting.wait(30)
     ended = await scrape(panel)
 
     assert of(running, "queued_tasks_active", task_name="panel_tasks.talk") == 1
@@ -95,7 +96,7 @@ async def test_what_the_workers_did_is_counted_by_name(panel: Panel, work: Work)
 
 async def test_buckets_grow_and_end_in_infinity(panel: Panel, work: Work) -> None:
     async with work():
-        await panel.tasks.add_task(panel_tasks.add, 1).wait(10)
+        await panel.tasks.add_task(panel_tasks.add, 1).wait(30)
     samples = await scrape(panel)
     buckets = sorted(
         (float(dict(labels)["le"]), value)
@@ -141,13 +142,13 @@ async def test_counters_survive_a_killed_worker_and_the_deletion_of_its_row(
     panel: Panel, connection: asyncpg.Connection, work: Work
 ) -> None:
     async with work() as worker:
-        await panel.tasks.add_task(panel_tasks.add, 1).wait(10)
+        await panel.tasks.add_task(panel_tasks.add, 1).wait(30)
         await panel.tasks.add_task(panel_tasks.fail).get_task_id()
 
         async def beaten() -> None:
             assert of(await scrape(panel), "queued_tasks_claimed_total") >= 3
 
-        await eventually(beaten, within=10)
+        await eventually(beaten)
     before = await scrape(panel)
     other = new_id()
     await workers.register(
@@ -217,7 +218,7 @@ async def test_many_names_are_counted_together_beyond_a_limit(
     metrics = Metrics(panel.admin.connection, TABLES, panel.admin.config)
     async with work():
         for name in ("a", "b", "c", "d"):
-            await panel.tasks.task(name=name).add_task(panel_tasks.add, 1).wait(10)
+            await panel.tasks.task(name=name).add_task(panel_tasks.add, 1).wait(30)
 
     samples = parsed((await metrics.exposition()).decode())
     again = parsed((await metrics.exposition()).decode())
@@ -230,9 +231,56 @@ async def test_many_names_are_counted_together_beyond_a_limit(
 async def test_labels_may_hold_anything(panel: Panel, work: Work) -> None:
     name = 'a "b" \\ c\nd é'
     async with work():
-        await panel.tasks.task(name=name).add_task(panel_tasks.add, 1).wait(10)
+        await panel.tasks.task(name=name).add_task(panel_tasks.add, 1).wait(30)
 
     assert of(await scrape(panel), "queued_tasks_total", task_name=name, status="done") == 1
+
+
+async def test_in_process_tasks_are_counted_by_the_process_that_runs_them(panel: Panel) -> None:
+    before = await scrape(panel)
+    for well in (True, True, False):
+        await panel.nobody.post("/wave", params={"well": well})
+
+    async def ended() -> Samples:
+        samples = await scrape(panel)
+        assert of(samples, "inprocess_task_duration_seconds_count", task_name=name) == 3
+        return samples
+
+    name = "panel_tasks.wave"
+    samples = await eventually(ended)
+    assert of(samples, "inprocess_tasks_total", task_name=name, status="done") == 2
+    assert of(samples, "inprocess_tasks_total", task_name=name, status="failed") == 1
+    assert of(samples, "inprocess_tasks_scheduled_total", task_name=name) == 3
+    assert of(samples, "inprocess_tasks_running", task_name=name) == 0
+    seconds = of(samples, "inprocess_task_duration_seconds_sum", task_name=name)
+    assert 0 < of(samples, "inprocess_task_longest_seconds", task_name=name) <= seconds
+    processes = {
+        dict(labels)["process"] for (key, labels) in samples if key.startswith("inprocess_")
+    }
+    assert processes == {f"{socket.gethostname()}/{os.getpid()}"}
+    assert of(before, "inprocess_tasks_scheduled_total", task_name=name) == 0
+
+
+async def test_how_often_a_breaker_has_opened_is_counted(
+    panel: Panel, connection: asyncpg.Connection
+) -> None:
+    await breakers.declare(
+        connection, TABLES, "pay", failure_threshold=2, success_threshold=1, reset_timeout=0.0
+    )
+    for _ in range(2):
+        await breakers.failed(connection, TABLES, "pay", token=None, error="no route")
+    samples = await scrape(panel)
+    assert of(samples, "circuit_breaker_opened_total", name="pay") == 1
+    assert of(samples, "circuit_breaker_state", name="pay", state="open") == 1
+
+    probe = new_id()
+    given = {"token": probe, "task_id": None, "run": None, "seconds": 60.0}
+    assert await breakers.probe(connection, TABLES, "pay", **given)
+    await breakers.failed(connection, TABLES, "pay", token=probe, error="no route")
+    await panel.admin.reset_breaker("pay", actor="ann")
+    samples = await scrape(panel)
+    assert of(samples, "circuit_breaker_opened_total", name="pay") == 2
+    assert of(samples, "circuit_breaker_state", name="pay", state="closed") == 1
 
 
 class Away(QueueAdmin):
@@ -279,15 +327,15 @@ async def test_a_supervisor_answers_on_a_port_of_its_own(
     url = f"http://127.0.0.1:{unused_tcp_port}"
     try:
         await supervised.ready(connection)
-        await panel.tasks.add_task(panel_tasks.add, 1).wait(20)
-        async with httpx.AsyncClient(base_url=url, headers=bearer(READ)) as client:
+        await panel.tasks.add_task(panel_tasks.add, 1).wait(30)
+        async with httpx.AsyncClient(base_url=url, headers=bearer(READ), verify=NO_TLS) as client:
 
             async def counted() -> Samples:
                 samples = parsed((await client.get("/metrics")).text)
                 assert of(samples, "queued_tasks_total", status="done") == 1
                 return samples
 
-            samples = await eventually(counted, within=15)
+            samples = await eventually(counted)
             health = await client.get("/health/queue")
             assert (await client.get("/nothing")).status_code == 404
             assert (await client.post("/metrics")).status_code == 405

@@ -53,8 +53,8 @@ async def test_a_request_its_task_and_the_tasks_child_are_one_trace(
         with tracer.start_as_current_span("POST /orders"):
             ref = panel.tasks.add_task(panel_tasks.parent, 1)
             await ref.get_task_id()
-        child = await ref.wait(10)
-        await panel.tasks.ref(child).wait(10)
+        child = await ref.wait(30)
+        await panel.tasks.ref(child).wait(30)
 
     request = named(spans, "POST /orders")
     enqueue = named(spans, "enqueue panel_tasks.parent")
@@ -82,7 +82,7 @@ async def test_each_attempt_is_a_span_and_a_failure_is_an_error(
 ) -> None:
     async with work():
         with pytest.raises(Exception, match="ValueError"):
-            await panel.tasks.add_task(panel_tasks.fail).wait(10)
+            await panel.tasks.add_task(panel_tasks.fail).wait(30)
 
     runs = [span for span in spans.get_finished_spans() if span.name == "task.panel_tasks.fail"]
     assert [span.attributes["task.attempt"] for span in runs if span.attributes] == [1, 2]
@@ -119,7 +119,7 @@ async def test_logs_in_json_say_which_task_attempt_and_trace(
         async with work():
             ref = panel.tasks.add_task(panel_tasks.fail)
             with pytest.raises(Exception, match="ValueError"):
-                await ref.wait(10)
+                await ref.wait(30)
     finally:
         logger.removeHandler(handler)
 

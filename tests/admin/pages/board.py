@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from commands import Background
-from helpers import run, wait_until
+from helpers import NO_TLS, PATIENCE, run, wait_until
 
 from fastedgy.database import connect
 
@@ -60,12 +60,14 @@ class Board:
             rows = self.fetch("SELECT FROM queued_task_workers WHERE state = 'running'")
             assert len(rows) >= number, self.served.output()
 
-        wait_until(check, within=30)
+        wait_until(check)
 
     def add(self, name: str, *args: Any, times: int = 1, **options: Any) -> str:
         """Add a task by the application's route, as a user does; the id of the first."""
         query = {"name": name, "times": times, **options}
-        answer = httpx.post(f"{self.url}/add", params=query, json=list(args), timeout=10)
+        answer = httpx.post(
+            f"{self.url}/add", params=query, json=list(args), timeout=PATIENCE, verify=NO_TLS
+        )
         assert answer.status_code == 200, answer.text
         first: str = answer.json()[0]
         return first
@@ -78,7 +80,7 @@ class Board:
             assert row["state"] in states, dict(row)
             return row
 
-        return wait_until(check, within=15)
+        return wait_until(check)
 
     def clear(self) -> None:
         """Leave nothing behind that the next test would find."""
@@ -93,7 +95,7 @@ class Visitor:
         self.board = board
         self.page = page
         self.wrong: list[str] = []
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
         page.on("request", self._asked)
@@ -134,6 +136,6 @@ class Visitor:
         status: int = answer.status
         return status
 
-    def sees(self, text: str, within: float = 30) -> None:
+    def sees(self, text: str, within: float = PATIENCE) -> None:
         """Wait until a text is to be seen."""
         self.page.get_by_text(text).first.wait_for(timeout=within * 1000)

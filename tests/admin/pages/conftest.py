@@ -32,7 +32,7 @@ def board(server_url: str, template: str) -> Iterator[Board]:
     drop_database(server_url, url)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
     """A browser, without a window."""
     if not CHROMIUM.exists():

@@ -264,7 +264,7 @@ def worker(**values: Any) -> WorkerInfo:
         "id": new_id(), "server_name": "web-1", "pid": 7, "supervisor_id": None,
         "state": "running", "alive": True, "is_web": False, "queues": [], "concurrency": 100,
         "busy": 2, "version": "1", "memory_mb": 50, "counters": {}, "date_started": NOW,
-        "last_heartbeat": NOW, "silent_for": 1.0,
+        "last_heartbeat": NOW, "silent_for": 1.0, "drain": None,
         "tasks": [RunningTask(new_id(), "send", "mail", NOW - timedelta(seconds=3), True)],
     }  # fmt: skip
     return WorkerInfo(**{**known, **values})

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from board import PAGES, Board
 from fastapi import FastAPI, HTTPException
-from helpers import run
+from helpers import NO_TLS, run
 
 from fastedgy.admin import Identity, tokens
 from fastedgy.admin.auth import SESSION_COOKIE, QueueAuth
@@ -17,13 +17,18 @@ from fastedgy.admin.pages import pages_router
 
 WRITE, READ = "write-token-of-the-tests", "read-token-of-the-tests"
 NEVER = "01975c1e-8f3a-7b52-9c1d-2f6e0a4b7c11"
-LISTS = ("/", "/tasks", "/queues", "/workers", "/schedules", "/breakers", "/doctor")
+LISTS = (
+    "/", "/tasks", "/queues", "/workers", "/schedules", "/breakers", "/doctor", "/audit",
+)  # fmt: skip
 ACTIONS = (
     "/tasks/bulk", "/tasks/bulk/apply", "/tasks/bulk/undo", f"/tasks/{NEVER}/retry",
     f"/tasks/{NEVER}/cancel", f"/tasks/{NEVER}/copy", f"/tasks/{NEVER}/delete",
     f"/tasks/{NEVER}/move", f"/tasks/{NEVER}/reprioritise", "/queues/pause",
     "/queues/resume", "/queues/limits", "/breakers/reset", "/doctor/fix", "/schedules/pause",
     "/schedules/resume", "/schedules/run", "/schedules/save", "/schedules/preview",
+    "/workers/drain", "/workers/drain/apply", "/doctor/fix-all", "/doctor/fix-all/apply",
+    f"/tasks/{NEVER}/cancel-tree", f"/tasks/{NEVER}/cancel-tree/apply",
+    f"/tasks/{NEVER}/retry-tree", f"/tasks/{NEVER}/retry-tree/apply",
 )  # fmt: skip
 FORM = {
     "name": "nowhere", "action": "retry", "id": NEVER, "operation": NEVER,
@@ -33,7 +38,7 @@ FORM = {
 
 def client(board: Board, token: str | None) -> httpx.Client:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(base_url=board.url + PAGES, headers=headers, timeout=20)
+    return httpx.Client(base_url=board.url + PAGES, headers=headers, timeout=20, verify=NO_TLS)
 
 
 @pytest.fixture
@@ -154,7 +159,7 @@ def test_signing_in_leads_nowhere_else(nobody: httpx.Client, after: str) -> None
 @pytest.mark.parametrize(("path", "status"), [
     ("/tasks?state=odd", 400), ("/tasks?since=soon", 400), ("/tasks?cursor=odd", 400),
     ("/tasks?tree=x", 400), ("/tasks/7", 422), (f"/tasks/{NEVER}", 404),
-    (f"/find?q={NEVER}", 404), ("/schedules/edit?name=nowhere", 404),
+    (f"/find?q={NEVER}", 404), ("/schedules/edit?name=nowhere", 404), ("/audit?cursor=x", 400),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_answered_by_a_page(
     ann: httpx.Client, path: str, status: int
@@ -178,6 +183,10 @@ def test_what_makes_no_sense_is_answered_by_a_page(
     ("/schedules/odd", {"name": "nightly report"}, 400),
     ("/schedules/save", {"name": "nightly report", "kind": "cron", "when": "x"}, 400),
     ("/schedules/save", {"name": "nightly report", "kind": "odd", "when": "x"}, 400),
+    ("/workers/drain", {"name": "nowhere"}, 404),
+    ("/workers/drain/apply", {"name": "nowhere"}, 404),
+    (f"/tasks/{NEVER}/cancel-tree", {}, 404),
+    (f"/tasks/{NEVER}/retry-tree/apply", {}, 404),
 ])  # fmt: skip
 def test_an_action_that_makes_no_sense_does_nothing(
     ann: httpx.Client, path: str, data: dict[str, str], status: int

@@ -19,7 +19,7 @@ PICTURES = os.environ.get("FASTEDGY_PICTURES")
 """A folder for pictures of all pages: those of the documentation."""
 PAGES = {
     "overview": "/", "tasks": "/tasks", "queues": "/queues", "workers": "/workers",
-    "schedules": "/schedules", "breakers": "/breakers", "doctor": "/doctor",
+    "schedules": "/schedules", "breakers": "/breakers", "doctor": "/doctor", "audit": "/audit",
     "failed-task": "", "running-task": "", "family": "",
     "schedule-edit": "/schedules/edit?name=nightly+report",
 }  # fmt: skip

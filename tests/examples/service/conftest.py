@@ -17,7 +17,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGIO
         "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def partner() -> Iterator[Partner]:
     """Who takes payments for the service."""
     made = Partner()
@@ -28,7 +28,7 @@ def partner() -> Iterator[Partner]:
     made.server.server_close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(
     server_url: str, partner: Partner, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
@@ -47,15 +47,16 @@ def service(
     env = environment(
         DATABASE_URL=url, SERVICE_DATA=str(data / "data"), SERVICE_S3_ENDPOINT=bucket,
         SERVICE_SMTP_PORT=str(postbox.port), QUEUE_RETRY_BACKOFF="0.2",
-        SERVICE_PARTNER_URL=partner.url, QUEUE_ADMIN_TOKEN=TOKEN, **KEYS,
+        SERVICE_PARTNER_URL=partner.url, QUEUE_ADMIN_TOKEN=TOKEN, QUEUE_HEARTBEAT="1", **KEYS,
     )  # fmt: skip
     try:
-        with Background(f"{sys.executable} -m moto.server -H 127.0.0.1 -p {s3}", data, env):
+        s3_server = f"{sys.executable} -m moto.server -H 127.0.0.1 -p {s3}"
+        with Background(s3_server, data, env) as moto:
             shell("fastedgy db migrate", SERVICE, env, within=60)
             command = f"fastedgy serve --workers 2 --port {port}"
             with Background(command, SERVICE, env) as pool:
                 base = f"http://127.0.0.1:{port}"
-                made = Service(base, env, data, postbox, receiver, bucket, pool)
+                made = Service(base, env, data, postbox, receiver, bucket, moto, pool)
 
                 def ready() -> None:
                     try:

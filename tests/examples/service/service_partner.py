@@ -19,7 +19,7 @@ class Partner:
     """`seen`: the path and the key of each request. `effects`: what was made, once for each key.
 
     `down`: it answers 503. `refuses`: paths that are answered 422. `open`: unless it is set,
-    effects are made and their answers are held back.
+    effects are made and all answers are held back.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Partner:
             def do_GET(self) -> None:
                 rate = partner.rates.get(self.path.rpartition("/")[2])
                 partner.seen.append((self.path, None))
+                partner.open.wait(60)
                 self.answer({"rate": rate}, 404 if rate is None else 200)
 
             def do_POST(self) -> None:

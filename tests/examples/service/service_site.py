@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import socketserver
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 from commands import Background, shell
-from helpers import run, wait_until
+from helpers import NO_TLS, run, wait_until
+from service_partner import Quiet
 
 from fastedgy.database import connect
 
@@ -21,17 +28,23 @@ TOKEN = "a-token-of-the-operators"
 
 
 class Receiver:
-    """A server that takes webhooks; `answers` are given first, then 200."""
+    """A server that takes webhooks; `answers` are given first, then 200.
+
+    `open`: unless it is set, answers are held back.
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.open = threading.Event()
+        self.open.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.seen.append((dict(self.headers), body))
+                receiver.open.wait(60)
                 code, headers = receiver.answers.pop(0) if receiver.answers else (200, {})
                 self.send_response(code)
                 for name, value in headers.items():
@@ -42,15 +55,30 @@ class Receiver:
             def log_message(self, *args: object) -> None:
                 """Nothing on stderr."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
 
 
+class QuietPost(socketserver.ThreadingTCPServer):
+    """A server to whom it means nothing that a client was killed."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Nothing on stderr."""
+
+
 class Postbox:
-    """An SMTP server that keeps the mails; addresses with `unknown` are refused."""
+    """An SMTP server that keeps the mails; addresses with `unknown` are refused.
+
+    `open`: unless it is set, nobody is let go on to the text of a mail. `begun`: who was to get it.
+    """
 
     def __init__(self) -> None:
         self.mails: list[tuple[str, str]] = []
+        self.begun: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
         postbox = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -66,10 +94,14 @@ class Postbox:
                         recipient = line.partition("<")[2].rstrip(">")
                         say("550 nobody here" if "unknown" in recipient else "250 ok")
                     elif word == "DATA":
+                        postbox.begun.append(recipient)
+                        postbox.open.wait(60)
                         say("354 go on")
                         lines = []
-                        while (text := self.rfile.readline().decode().rstrip("\r\n")) != ".":
-                            lines.append(text)
+                        while (text := self.rfile.readline().decode()) != ".\r\n":
+                            if not text:
+                                return  # hung up in the middle of it
+                            lines.append(text.rstrip("\r\n"))
                         postbox.mails.append((recipient, "\n".join(lines)))
                         say("250 ok")
                     elif word == "QUIT":
@@ -78,8 +110,7 @@ class Postbox:
                     else:
                         say("250 ok")
 
-        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = QuietPost(("127.0.0.1", 0), Handler)
         self.port: int = self.server.server_address[1]
 
 
@@ -88,11 +119,11 @@ class Service:
 
     def __init__(
         self, base: str, env: dict[str, str], data: Path, postbox: Postbox, receiver: Receiver,
-        bucket: str, pool: Background,
+        bucket: str, s3: Background, pool: Background,
     ) -> None:  # fmt: skip
-        self.client = httpx.Client(base_url=f"{base}/api/v1", timeout=20)
+        self.client = httpx.Client(base_url=f"{base}/api/v1", timeout=30, verify=NO_TLS)
         self.url, self.env, self.data, self.bucket = env["DATABASE_URL"], env, data, bucket
-        self.postbox, self.receiver, self.pool = postbox, receiver, pool
+        self.postbox, self.receiver, self.s3, self.pool = postbox, receiver, s3, pool
         self._console = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "console.py")],
             cwd=SERVICE,
@@ -164,3 +195,32 @@ class Service:
         """The pids of the worker processes."""
         output = shell("fastedgy queue servers --json", SERVICE, self.env)
         return [process["pid"] for row in json.loads(output) for process in row["processes"]]
+
+    def running(self, tasks: Sequence[str]) -> list[int]:
+        """The pids of the workers that run these tasks. Fails while one of them does not run."""
+        rows = self.execute(
+            "SELECT worker.pid FROM queued_tasks AS task"
+            "  JOIN queued_task_workers AS worker ON worker.id = task.worker_id"
+            f" WHERE task.state = 'doing' AND task.id = ANY ('{{{','.join(tasks)}}}'::uuid[])"
+        )
+        assert len(rows) == len(tasks)
+        return sorted({row["pid"] for row in rows})
+
+    @contextmanager
+    def locked(self, *tables: str) -> Iterator[None]:
+        """Nobody can read these tables meanwhile: who does is in the middle of it."""
+        loop = asyncio.new_event_loop()
+        connection = loop.run_until_complete(connect(self.url))
+        try:
+            lock = f"BEGIN; LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
+            loop.run_until_complete(connection.execute(lock))
+            yield
+        finally:
+            loop.run_until_complete(connection.close())
+            loop.close()
+
+
+def kill(pid: int) -> None:
+    """End a worker at once, if it has not ended by itself meanwhile."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

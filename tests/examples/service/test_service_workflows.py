@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +13,7 @@ from commands import shell
 from helpers import wait_until
 from openpyxl import load_workbook
 from service_partner import Partner
-from service_site import SERVICE, TOKEN, Service
-
-from fastedgy.database import connect
+from service_site import SERVICE, TOKEN, Service, kill
 
 PATTERNS = "examples.advanced_patterns"
 SPEC = {"report_type": "sales", "start_date": "2025-01-01", "end_date": "2025-01-31"}
@@ -47,12 +40,6 @@ def free_books(service: Service) -> int:
     return found
 
 
-def kill(pid: int) -> None:
-    """End a worker at once, if it has not ended by itself meanwhile."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def buy(service: Service, order: str) -> str:
     body = {"order_id": order, "user_id": "user_456", "amount": 99.99}
     task: str = service.post("/tasks/examples/purchase", body)["task_id"]
@@ -71,7 +58,7 @@ def test_the_metrics_are_those_of_the_guide(service: Service) -> None:
             assert series in answer.text
         assert re.search(r"queued_tasks_total.*example", answer.text), answer.text[:3000]
 
-    wait_until(counted, within=30)
+    wait_until(counted)
     assert httpx.get(url).status_code == 401
 
 
@@ -213,25 +200,11 @@ def test_good_rows_count_and_bad_ones_are_told(service: Service) -> None:
     assert row["n"] == 10
 
 
-@contextmanager
-def orders_locked(service: Service) -> Iterator[None]:
-    """Nobody can read the orders meanwhile: who collects for a report is in the middle of it."""
-    loop = asyncio.new_event_loop()
-    connection = loop.run_until_complete(connect(service.url))
-    try:
-        loop.run_until_complete(
-            connection.execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
-        )
-        yield
-    finally:
-        loop.run_until_complete(connection.close())
-        loop.close()
-
-
 def test_all_come_to_their_results_though_the_workers_are_killed(
     service: Service, partner: Partner
 ) -> None:
     left, pids = free_books(service), service.workers()
+    rates = partner.seen.count(("/rates/USD", None))
     report = SPEC | {"output_format": "pdf", "recipients": ["k1@example.com"]}
     batch = {
         "report_specs": [
@@ -241,15 +214,18 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
     }
     partner.open.clear()
     try:
-        with orders_locked(service):
+        with service.locked("orders"):
             chained = service.post("/tasks/examples/report", report)["task_id"]
             batched = service.post("/tasks/examples/reports", batch)["task_id"]
-            branched, restocked, kicked = service.add(
+            branched, restocked, kicked, converted, rated, charged = service.add(
                 ("reports.tasks.generate_conditional_report",
                  ("2025-01-01", "2025-01-31", 1.0, ["k3@example.com"])),
                 (f"{PATTERNS}.restock_with_partial_success",
                  ([{"product": f"mug {n}", "free": 1} for n in range(200)],)),
                 ("notifications.tasks.send_due_reminders",),
+                (f"{PATTERNS}.convert_with_fallback", (100, "USD")),
+                (f"{PATTERNS}.call_external_api_with_circuit_breaker", ("USD",)),
+                (f"{PATTERNS}.charge_in_line", ("killed in line", "u", 5.0)),
             )  # fmt: skip
             bought = buy(service, "killed_1")
             answer = service.client.post(
@@ -260,7 +236,8 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
             paid = answer.json()["task_id"]
 
             def in_the_middle() -> None:
-                assert {"charge killed_1", "killed"} <= partner.effects.keys()
+                assert {"charge killed_1", "killed", "killed in line"} <= partner.effects.keys()
+                assert partner.seen.count(("/rates/USD", None)) == rates + 2
                 [row] = service.execute(
                     "SELECT count(*) AS n FROM queued_tasks"
                     " WHERE name LIKE '%collect' AND state = 'doing'"
@@ -282,6 +259,9 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
     service.ends(kicked)
     assert service.ends(bought, within=60)["status"] == "completed"
     assert service.ends(paid, within=60)["charge"] == partner.effects["killed"]["id"]
+    assert service.ends(converted) == {"amount": 125.0, "source": "live", "degraded": False}
+    assert service.ends(rated) == {"status": "success", "rate": 1.25}
+    assert service.ends(charged) == partner.effects["killed in line"]["id"]
     assert free_books(service) == left - 1
     assert len(partner.made("/charges", "charge killed_1")) == 1
 

@@ -324,7 +324,7 @@ def spread_sync(tasks: QueuedTasks = Inject(QueuedTasks)) -> None:
 
 
 async def ask_another(name: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> str:
-    answer: str = await tasks.add_task(greet, name).wait(timeout=10)
+    answer: str = await tasks.add_task(greet, name).wait(timeout=30)
     return answer.upper()
 
 

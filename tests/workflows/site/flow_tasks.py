@@ -152,30 +152,36 @@ async def fail_once(value: Any = None, *ignored: Any) -> Any:
 # For processes that are killed.
 
 
+async def note_and_be_killed(word: str) -> None:
+    """Note a word. The first run then waits for the kill, so that nothing hangs on its moment."""
+    note(word)
+    me = get_current_task()
+    if me is not None and me.run == 1:
+        await asyncio.sleep(600)
+
+
 @task
 async def collect(name: str) -> dict[str, Any]:
     note("collect")
-    await asyncio.sleep(0.05)
     return {"name": name, "rows": [1, 2, 3]}
 
 
 @task
 async def render(data: dict[str, Any]) -> str:
-    note("render")
-    await asyncio.sleep(0.05)
+    await note_and_be_killed("render")
     return f"{data['name']}: {len(data['rows'])} rows"
 
 
 @task
 async def deliver(text: str, to: str) -> str:
     note("deliver")
-    await asyncio.sleep(0.05)
     return f"{text} to {to}"
 
 
 @task
 async def part(number: int) -> int:
-    note(f"part-{number}")
+    if number == 3:
+        await note_and_be_killed(f"part-{number}")
     await asyncio.sleep(0.1)
     return number * number
 
@@ -208,8 +214,7 @@ async def decide(amount: int) -> Any:
 
 @task
 async def slow_way(amount: int) -> str:
-    note("slow")
-    await asyncio.sleep(0.5)
+    await note_and_be_killed("slow")
     return f"{amount} the slow way"
 
 

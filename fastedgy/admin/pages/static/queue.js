@@ -51,9 +51,9 @@ function polish(root = document) {
   tick(root);
 }
 
-// Morphing: make what is shown like what came, and touch nothing else: focus, selection, open
-// details and the scroll position stay.
-const KEPT = new Set(["open", "checked", "value", "data-chosen"]);
+// Morphing: make what is shown like what came, and touch nothing else: focus, selection, the row
+// that the keys are at, open details and the scroll position stay.
+const KEPT = new Set(["open", "checked", "value", "data-chosen", "data-here"]);
 const keyOf = (node) => (node.nodeType === 1 ? node.id || node.dataset?.key || "" : "");
 function morph(old, fresh) {
   for (const { name, value } of [...fresh.attributes]) {
@@ -318,19 +318,17 @@ function told(what, bar, words, sent) {
 }
 
 // Keys.
-let here = -1;
-const rows = () => $$("[data-row]");
+const current = () => $("[data-row][data-here]");
 function go(step) {
-  const all = rows();
+  const all = $$("[data-row]");
   if (!all.length) return;
-  here = all.findIndex((row) => row.classList.contains("here"));
-  all[here]?.classList.remove("here");
-  here = Math.min(all.length - 1, Math.max(0, here + step));
-  all[here].classList.add("here");
-  all[here].scrollIntoView({ block: "nearest" });
-  $("a", all[here])?.focus({ preventScroll: true });
+  const before = current();
+  const row = all[Math.min(all.length - 1, Math.max(0, all.indexOf(before) + step))];
+  before?.removeAttribute("data-here");
+  row.setAttribute("data-here", "");
+  row.scrollIntoView({ block: "nearest" });
+  $("a", row)?.focus({ preventScroll: true });
 }
-const current = () => $("[data-row].here");
 function act(action) {
   const chosen = form && (boxes().some((box) => box.checked) || $("#every")?.checked);
   if (form && !chosen && current()) {

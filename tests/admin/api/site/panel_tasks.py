@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from fastedgy.dependencies import get_service
@@ -40,6 +41,13 @@ async def talk(lines: int, gate: str | None = None) -> str:
     return "said"
 
 
+@task
+async def rest_until(path: str) -> None:
+    """Between processes: until there is such a file."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+
+
 @task(max_retries=1, backoff=0.01)
 async def fail(word: str = "no") -> None:
     logger.warning("about to fail")
@@ -64,3 +72,9 @@ async def anything(*args: Any, **words: Any) -> Any:
 async def parent(number: int) -> str:
     ref = get_service(QueuedTasks).add_task(add, number)
     return str(ref.id)
+
+
+async def wave(well: bool) -> None:
+    """In the web process."""
+    if not well:
+        raise ValueError("the other way")
