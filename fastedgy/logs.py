@@ -7,12 +7,18 @@ What is to be found again goes into `extra=`: `logger.info("worker ready", extra
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
+
+BREATH = 0.05
+"""Seconds since the last write in which lines are held back until the event loop comes round."""
+HELD = 1_000
+"""Lines that are held back at most."""
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -103,9 +109,15 @@ class CommandHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.setFormatter(formatter)
         self._line = formatter.line
+        self._held: list[str] = []
+        self._written = 0.0
 
     def say(self, level: int, name: str, message: str) -> None:
-        """Write a plain message, as a record of it would be: in a third of the time."""
+        """Write a plain message, as a record of it would be: in a third of the time.
+
+        What is said in the same breath is written in one go: when the event loop comes round, with
+        the next record, or at the end.
+        """
         if level < self.level:
             return
         at = time.time()
@@ -113,13 +125,50 @@ class CommandHandler(logging.StreamHandler[TextIO]):
             line = self._line(at, logging.getLevelName(level), name, message)
             self.acquire()
             try:
-                self.stream.write(line + self.terminator)
-                self.flush()
+                self._held.append(line)
+                if len(self._held) == 1 or len(self._held) >= HELD:
+                    self._write_soon(at)
             finally:
                 self.release()
         except Exception:
-            # Said on stderr in logging's own way, which wants a record.
-            self.handleError(logging.LogRecord(name, level, "", 0, message, None, None))
+            self._complain(name, level, message)
+
+    def _write_soon(self, now: float) -> None:
+        if now - self._written < BREATH and len(self._held) < HELD:
+            try:
+                asyncio.get_running_loop().call_soon(self._come_round)
+                return
+            except RuntimeError:  # a thread, whose lines nobody would come for
+                pass
+        self._written = now
+        self.flush()
+
+    def _come_round(self) -> None:
+        try:
+            self.flush()
+        except Exception:
+            self._complain(__name__, logging.ERROR, "lines that were held back")
+
+    def _complain(self, name: str, level: int, message: str) -> None:
+        """Say on stderr that it cannot be written, in logging's own way: that wants a record."""
+        self.handleError(logging.LogRecord(name, level, "", 0, message, None, None))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, after what was said before it."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what was said."""
+        self.acquire()
+        try:
+            if self._held:
+                held, self._held = self._held, []
+                self._written = time.time()
+                self.stream.write(self.terminator.join(held) + self.terminator)
+            super().flush()
+        finally:
+            self.release()
 
 
 def only_listener(listener: logging.Logger) -> CommandHandler | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fastedgy.logs import LogFormat, configure_logging
+from fastedgy.logs import HELD, LogFormat, configure_logging
 from fastedgy.queued_task import TaskContext, TaskRun, getLogger
 
 NAME = "tests.of.task.logs"
@@ -267,6 +267,35 @@ def test_whoever_else_listens_gets_records(
     finally:
         logging.setLogRecordFactory(logging.LogRecord)
     assert heard == ["test_whoever_else_listens_gets_records"]
+
+
+async def test_what_is_said_in_one_breath_is_written_in_one_go_and_in_order(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastedgy.logs.BREATH", 1_000.0)
+
+    def said() -> list[str]:
+        return [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()]
+
+    with as_in_a_worker() as stream, TaskContext():
+        logger.info("first")
+        assert said() == ["first"]
+        logger.info("second")
+        logger.info("third")
+        assert said() == ["first"]
+        await asyncio.sleep(0)
+        assert said() == ["first", "second", "third"]
+        logger.info("fourth")
+        logging.getLogger("tests.other").info("record")
+        assert said()[3:] == ["fourth", "record"]
+        await asyncio.to_thread(logger.info, "thread")
+        assert said()[5:] == ["thread"]
+        for number in range(HELD):
+            logger.info("%d", number)
+        assert len(said()) == 6 + HELD
+        logger.info("last")
+    await asyncio.sleep(0)
+    assert said()[-1] == "last"
 
 
 def test_a_console_that_is_gone_is_complained_of_and_stops_nothing(
