@@ -85,7 +85,9 @@ class Running(TaskRun):
         self._awake = False
         self.target = target
         self.began = began
-        self.timeout: float = timeout or target.options.timeout or default_timeout
+        if timeout is None or not timeout > 0:  # a forged row may say anything, also no number
+            timeout = target.options.timeout or default_timeout
+        self.timeout: float = timeout
         self.deadline = began + self.timeout
         self.slot = -1
         self.task: asyncio.Task[None] | None = None
