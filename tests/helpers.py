@@ -17,6 +17,8 @@ from fastedgy.models.tables import Tables
 
 T = TypeVar("T")
 
+SLACK = 5.0
+"""Seconds that a busy machine may add to what happens at once. What does not would take longer."""
 NO_TLS = False
 """What clients here have as `verify`: else each of them would read all root certificates, which
 takes 30 ms of the processor."""

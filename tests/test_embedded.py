@@ -205,7 +205,9 @@ def test_four_processes_that_start_at_once_share_one_server(ground: Path) -> Non
 
 
 def test_the_server_outlives_who_started_it_and_their_ctrl_c(embedded: EmbeddedPostgres) -> None:
-    waiting = START + "import time; time.sleep(60)"
+    # Whoever runs the tests may ignore Ctrl-C, and hand that on.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    waiting = listening + START + "import time; time.sleep(60)"
     with python(waiting, embedded.data_dir, start_new_session=True) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())

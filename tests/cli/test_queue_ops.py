@@ -24,7 +24,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from commands import environment
-from helpers import run
+from helpers import PATIENCE, run
 from rich.console import Console
 from rows import TABLES, WORKER, add, add_ended, add_taken, state_of
 
@@ -525,7 +525,7 @@ class Typist:
         )  # fmt: skip
         self.seen = ""
 
-    def sees(self, text: str, within: float = 20) -> None:
+    def sees(self, text: str, within: float = PATIENCE) -> None:
         deadline = time.monotonic() + within
         while text not in self.seen:
             ready, _, _ = select.select([self._mine], [], [], 0.2)
@@ -539,7 +539,7 @@ class Typist:
         os.write(self._mine, keys)
 
     def ended(self) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while self._process.poll() is None:
             if select.select([self._mine], [], [], 0.1)[0]:
                 self.seen += os.read(self._mine, 65_536).decode(errors="replace")

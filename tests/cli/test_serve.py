@@ -123,7 +123,7 @@ def port() -> int:
 
 def get(port: int, path: str = "/") -> Any:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
             return json.load(response)
     except OSError as error:
         raise AssertionError(error) from error

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -142,16 +143,18 @@ class Host:
         self._ip = program("ip", "/usr/sbin", "/sbin")
         tag = f"fe{os.getpid() % 100_000}{number}"
         self.name, self._here, self._there = tag, f"{tag}a", f"{tag}b"
-        self.gateway = f"10.213.{number}.1"
+        # A network of its own, of those set aside for measurements: others may test here, too.
+        net = ip_network("198.18.0.0/15").network_address + 4 * ((2 * os.getpid() + number) % 2**15)
+        self.gateway, there = str(net + 1), str(net + 2)
         try:
             self._run("netns", "add", self.name)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"network namespaces cannot be made here: {error.stderr.strip()}")
         self._run("link", "add", self._here, "type", "veth", "peer", "name", self._there)
         self._run("link", "set", self._there, "netns", self.name)
-        self._run("addr", "add", f"{self.gateway}/24", "dev", self._here)
+        self._run("addr", "add", f"{self.gateway}/30", "dev", self._here)
         self._run("link", "set", self._here, "up")
-        self._inside("addr", "add", f"10.213.{number}.2/24", "dev", self._there)
+        self._inside("addr", "add", f"{there}/30", "dev", self._there)
         self._inside("link", "set", self._there, "up")
         self._inside("link", "set", "lo", "up")
 

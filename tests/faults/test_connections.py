@@ -47,7 +47,7 @@ async def test_a_transaction_on_a_frozen_connection_is_given_up_and_done_again(
             return int(await connection.fetchval("SELECT 2"))
 
     try:
-        assert await asyncio.wait_for(wire.run(work), 10) == 2
+        assert await asyncio.wait_for(wire.run(work), 30) == 2
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import fault_tasks
-from helpers import eventually
+from helpers import SLACK, eventually
 from supervised import Supervised, enqueue, reaches, row_of
 
 Supervise = Callable[..., Supervised]
@@ -100,7 +100,7 @@ async def test_when_the_supervisor_is_killed_its_workers_hand_back_and_end_withi
         assert not Path(f"/proc/{pid}").exists()
 
     await eventually(check)
-    assert time.monotonic() - killed < 5.5
+    assert time.monotonic() - killed < 5 + SLACK
     for id in (waits, blocks):
         row = await row_of(connection, id)
         assert row["state"] in ("enqueued", "scheduled")

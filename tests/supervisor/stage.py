@@ -155,7 +155,7 @@ class Stage:
     async def ended(self) -> None:
         """Wait for the end of the supervisor; raises what it raises."""
         assert self.running is not None
-        await asyncio.wait_for(asyncio.shield(self.running), 5)
+        await asyncio.wait_for(asyncio.shield(self.running), 30)
 
     async def close(self) -> None:
         if self.running is None or self.supervisor is None:
@@ -164,7 +164,7 @@ class Stage:
             os.kill(os.getpid(), signal.SIGTERM)
             for child in self.children() + self.children(solo=True):
                 child.kill("the test is over")
-        await asyncio.wait({self.running}, timeout=5)
+        await asyncio.wait({self.running}, timeout=30)
         assert self.running.done()
 
 

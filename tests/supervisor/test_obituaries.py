@@ -73,7 +73,7 @@ async def test_it_is_repeated_until_the_database_is_back(
 
         await eventually(complained)
         await elsewhere.execute(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
-        await asyncio.wait_for(writing, 5)
+        await asyncio.wait_for(writing, 30)
     finally:
         await elsewhere.close()
     back = await asyncpg.connect(parse_url(database_url).url)

@@ -42,7 +42,7 @@ from fastedgy.worker.assignment import Assignment
 from fastedgy.worker.report import Report
 from fastedgy.worker.worker import Worker
 
-FAST = QueuedTaskConfig(heartbeat=0.2, lease=1.2, fallback_polling_interval=0.2)
+FAST = QueuedTaskConfig(heartbeat=0.2, lease=6, fallback_polling_interval=0.2)
 
 Route = Callable[[TasksScheduler], Awaitable[Any]]
 
@@ -106,7 +106,7 @@ class Shop:
             working = asyncio.create_task(worker.run())
             yield worker
             worker.stop()
-            await asyncio.wait_for(working, 20)
+            await asyncio.wait_for(working, 30)
 
 
 @pytest.fixture

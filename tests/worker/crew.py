@@ -119,6 +119,7 @@ class Process:
             **os.environ,
             "FASTEDGY_WORKER": json.dumps(told),
             "DATABASE_URL": url,
+            "QUEUE_FALLBACK_POLLING_INTERVAL": "600",
             **{f"QUEUE_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self._process = subprocess.Popen(

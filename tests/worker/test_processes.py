@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from crew import Crew, Process, reaches
-from helpers import eventually
+from helpers import SLACK, eventually
 from rows import TABLES, add, count, listening, new, read, write
 
 from fastedgy.store import workers
@@ -89,7 +89,7 @@ async def test_a_second_signal_interrupts_what_runs(
     await reaches(connection, running, "enqueued")
 
     assert await process.ended() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20  # the drain would take half a minute
     for id in (running, in_thread):
         row = await read(connection, id)
         assert row["state"] in ("enqueued", "scheduled")
@@ -109,7 +109,7 @@ async def test_a_process_whose_supervisor_dies_hands_everything_back_and_ends(
     process.abandon()
 
     await process.ended()
-    assert time.monotonic() - began < 5.5
+    assert time.monotonic() - began < 5 + SLACK
     for id in (running, in_thread):
         row = await read(connection, id)
         assert row["state"] in ("enqueued", "scheduled"), dict(row)

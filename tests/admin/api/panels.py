@@ -83,7 +83,7 @@ class Panel:
             finally:
                 server.should_exit = True
                 server.force_exit = True
-                await asyncio.wait_for(serving, 10)
+                await asyncio.wait_for(serving, 30)
 
 
 class _Server(uvicorn.Server):
@@ -139,7 +139,7 @@ def application() -> FastEdgy:
 @pytest.fixture
 async def panel(database_url: str) -> AsyncIterator[Panel]:
     settings = Settings(database_url=database_url)
-    queue = QueuedTaskConfig(drain_timeout=5, heartbeat=0.5, lease=5)
+    queue = QueuedTaskConfig(drain_timeout=5, heartbeat=0.5, lease=15)
     async with running(application(), settings=settings, queue=queue) as tasks:
         made = Panel(application(), tasks, database_url)
         yield made
@@ -160,10 +160,10 @@ def work(panel: Panel) -> Work:
         )  # fmt: skip
         working = asyncio.create_task(worker.run())
         try:
-            await asyncio.wait_for(diary.ready.wait(), 20)
+            await asyncio.wait_for(diary.ready.wait(), 30)
             yield worker
         finally:
             worker.stop()
-            await asyncio.wait_for(working, 20)
+            await asyncio.wait_for(working, 30)
 
     return start

@@ -101,7 +101,7 @@ async def test_a_task_is_followed_to_its_result(panel: Panel, work: Work) -> Non
             await seen.has("log", 2)
             await eventually(lambda: _assert_last(seen.of("state"), "doing"))
             panel_tasks.gates["door"].set()
-            await asyncio.wait_for(seen.over.wait(), 15)
+            await asyncio.wait_for(seen.over.wait(), 30)
 
     assert messages(seen.of("log")) == ["before 0", "before 1", "after 0", "after 1"]
     assert seen.of("progress")[-1] == {"context": {"progress": 100}}
@@ -135,7 +135,7 @@ async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(
         await eventually(lambda: _assert_done(panel, id))
         last = first.events[-1].id
         async with stream(site, f"/tasks/{id}/events", after=last) as second:
-            await asyncio.wait_for(second.over.wait(), 15)
+            await asyncio.wait_for(second.over.wait(), 30)
 
     lines = messages(first.of("log")) + messages(second.of("log"))
     assert lines == [f"before {n}" for n in range(3)] + [f"after {n}" for n in range(3)]

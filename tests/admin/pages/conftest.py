@@ -32,9 +32,9 @@ def board(server_url: str, template: str) -> Iterator[Board]:
     drop_database(server_url, url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
-    """A browser, without a window."""
+    """A browser, without a window. While it is open, no test of this process has an event loop."""
     if not CHROMIUM.exists():
         pytest.skip(f"There is no {CHROMIUM}: apt install chromium")
     pytest.importorskip("playwright", reason="pip install 'fastedgy[test]' brings Playwright")

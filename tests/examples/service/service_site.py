@@ -136,7 +136,7 @@ class Service:
     def close(self) -> None:
         """End the other process."""
         self.client.close()
-        self._console.communicate(timeout=20)
+        self._console.communicate(timeout=30)
 
     def get(self, path: str) -> Any:
         answer = self.client.get(path)

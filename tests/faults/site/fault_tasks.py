@@ -81,6 +81,15 @@ async def nap(seconds: float, file: str) -> str:
 
 
 @task(max_retries=0)
+async def nap_at_first(seconds: float, file: str) -> str:
+    """Long enough for what is to happen meanwhile, where the first run does not come to its end."""
+    _tell(file)
+    run = get_current_task()
+    await asyncio.sleep(seconds if run is not None and run.run == 1 else 0)
+    return "rested"
+
+
+@task(max_retries=0)
 def nap_in_thread(seconds: float, file: str) -> str:
     _tell(file)
     time.sleep(seconds)
