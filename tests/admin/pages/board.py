@@ -108,7 +108,7 @@ class Visitor:
         try:
             visitor = cls(board, opened.new_page())
             yield visitor
-            assert visitor.wrong == [], visitor.wrong
+            visitor.leave()
         finally:
             opened.close()
 
@@ -130,6 +130,12 @@ class Visitor:
         # The answer to who is not known is 401, which a browser counts as an error.
         self.wrong = [each for each in self.wrong if "401" not in each]
 
+    def leave(self) -> None:
+        """Leave the page; nothing may have gone wrong until then."""
+        self.page.goto("about:blank")
+        wrong, self.wrong = self.wrong, []
+        assert wrong == [], wrong
+
     def open(self, path: str) -> int:
         """Go to a page; the status of the answer."""
         answer = self.page.goto(self.board.url + PAGES + path)
@@ -139,3 +145,12 @@ class Visitor:
     def sees(self, text: str, within: float = PATIENCE) -> None:
         """Wait until a text is to be seen."""
         self.page.get_by_text(text).first.wait_for(timeout=within * 1000)
+
+    def counts(self, selector: str, number: int) -> None:
+        """Wait until so many of these are there."""
+        found = self.page.locator(selector)
+
+        def check() -> None:
+            assert found.count() == number, selector
+
+        wait_until(check)

@@ -42,12 +42,19 @@ def chromium() -> Iterator[object]:
         yield browser
 
 
-@pytest.fixture
-def ann(board: Board, chromium: object) -> Iterator[Visitor]:
-    """Somebody who may change things, signed in."""
+@pytest.fixture(scope="module")
+def signed_in(board: Board, chromium: object) -> Iterator[Visitor]:
+    """A window for all tests of a module: a new one takes a second of the processor."""
     with Visitor.entering(board, chromium) as visitor:
         visitor.sign_in("write-token-of-the-tests")
         yield visitor
+
+
+@pytest.fixture
+def ann(signed_in: Visitor) -> Iterator[Visitor]:
+    """Somebody who may change things, signed in."""
+    yield signed_in
+    signed_in.leave()
 
 
 @pytest.fixture

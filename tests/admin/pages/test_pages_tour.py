@@ -105,7 +105,7 @@ def test_the_overview_shows_what_happens_while_it_happens(ann: Visitor, board: B
         "before => document.querySelector('#states a:has(.done) b').innerText !== before",
         arg=before,
     )
-    assert ann.page.locator("#states a").count() == 7
+    ann.counts("#states a", 7)
 
 
 def test_the_range_of_the_plots_is_in_the_address(ann: Visitor) -> None:
@@ -113,7 +113,7 @@ def test_the_range_of_the_plots_is_in_the_address(ann: Visitor) -> None:
     ann.page.click("text=1 h")
 
     assert ann.page.url.endswith("?range=1h")
-    assert ann.page.locator("#plot-throughput .hit").count() == 60
+    ann.counts("#plot-throughput .hit", 60)
     ann.page.hover("#plot-throughput .hit >> nth=30")
     assert "done" in ann.page.inner_text(".tip")
 
@@ -149,9 +149,9 @@ def test_an_exception_is_folded_to_the_frames_of_the_application(
 
     ann.sees("failed for good")
     assert "in charge" in ann.page.locator("#error pre:visible").all_inner_texts()[2]
-    assert ann.page.locator("#error details:not([open])").count() == 2
+    ann.counts("#error details:not([open])", 2)
     assert "started, attempt 2" in ann.page.inner_text("#timeline")
-    assert ann.page.locator("#timeline .fall rect.failed").count() == 2
+    ann.counts("#timeline .fall rect.failed", 2)
 
 
 def test_a_family_is_drawn_and_each_of_it_can_be_opened(ann: Visitor, board: Board) -> None:

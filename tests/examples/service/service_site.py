@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from commands import Background, shell
+from commands import Background
 from helpers import NO_TLS, run, wait_until
 from service_partner import Quiet
 
@@ -193,8 +193,8 @@ class Service:
 
     def workers(self) -> list[int]:
         """The pids of the worker processes."""
-        output = shell("fastedgy queue servers --json", SERVICE, self.env)
-        return [process["pid"] for row in json.loads(output) for process in row["processes"]]
+        rows = self.execute("SELECT pid FROM queued_task_workers WHERE state = 'running'")
+        return [row["pid"] for row in rows]
 
     def running(self, tasks: Sequence[str]) -> list[int]:
         """The pids of the workers that run these tasks. Fails while one of them does not run."""
