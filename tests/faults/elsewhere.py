@@ -128,6 +128,12 @@ def tls_server(folder: Path) -> Iterator[tuple[str, Path]]:
         )  # fmt: skip
     try:
         until_listening(port, process, log)
+        ask = [str(homes[0] / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+
+        def ready() -> None:  # it listens before it takes anybody
+            assert subprocess.run(ask, capture_output=True).returncode == 0
+
+        wait_until(ready)
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres", public
     finally:
         process.terminate()
