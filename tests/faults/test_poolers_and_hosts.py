@@ -244,7 +244,7 @@ async def test_a_worker_killed_on_a_host_is_replaced_and_its_tasks_run_again_at_
 ) -> None:
     supervised = supervise(hosts[0].url, prefix=hosts[0].host.prefix(), environment=clock("+1h"))
     [pid] = await supervised.ready(connection)
-    id = await enqueue(connection, fault_tasks.nap, 1, str(tmp_path / "runs"))
+    id = await enqueue(connection, fault_tasks.nap_at_first, 90, str(tmp_path / "runs"))
     await reaches(connection, id, "doing")
 
     os.kill(pid, signal.SIGKILL)

@@ -39,7 +39,7 @@ async def test_a_host_frozen_past_its_lease_and_continued_changes_nothing_and_sa
 ) -> None:
     frozen = supervise()
     [pid] = await frozen.ready(connection)
-    task = await enqueue(connection, fault_tasks.nap, 6.0, str(tmp_path / "runs"))
+    task = await enqueue(connection, fault_tasks.nap_at_first, 90, str(tmp_path / "runs"))
     await started(tmp_path / "runs")
     other = supervise()
     [healthy] = await other.ready(connection)
