@@ -119,8 +119,9 @@ class QueuedTaskRef:
         with waiter.watch(id) as woken:
             await self._written()
             # Looked at in any case: it may have been on its way already, or be born dead.
-            async with service._connection() as connection:
-                row = await watch.mark_awaited(connection, service._tables, id)
+            row = await service._repeatedly(
+                lambda connection, _: watch.mark_awaited(connection, service._tables, id)
+            )
             if row is None:
                 raise TaskNotFound(id)
             if row["state"] in ENDED:
@@ -133,8 +134,9 @@ class QueuedTaskRef:
                 # Without notifications look soon, and then less and less often; with them, a look
                 # now and then covers the one that was lost.
                 pause = min(2 * pause, 1.0)
-                async with service._connection() as connection:
-                    told = await watch.read_outcome(connection, service._tables, id)
+                told = await service._repeatedly(
+                    lambda connection, _: watch.read_outcome(connection, service._tables, id)
+                )
                 if told is None:
                     # It was there a moment ago, and rows that are waited for are not removed when
                     # they are done: somebody has cleared its queue.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from asyncpg import Connection
@@ -31,6 +31,8 @@ from fastedgy.queued_tasks.writing import write
 from fastedgy.store import actions, details
 from fastedgy.store.notify import channels_of
 from fastedgy.store.outage import is_outage
+
+R = TypeVar("R")
 
 logger = logging.getLogger("fastedgy.queued_tasks")
 
@@ -329,7 +331,9 @@ class QueuedTasks:
                     await write(connection, self, tasks, cancellations)
                 else:
                     self._warn_of_late(tasks)
-                    await self._write_repeatedly(tasks, cancellations)
+                    await self._repeatedly(
+                        lambda own, again: write(own, self, tasks, cancellations, again=again)
+                    )
             except BaseException:
                 for pending in tasks:
                     pending.ref._dropped()
@@ -345,15 +349,16 @@ class QueuedTasks:
                 ", ".join(late),
             )
 
-    async def _write_repeatedly(
-        self, tasks: list[Pending], cancellations: dict[UUID, Wish]
-    ) -> None:
+    async def _repeatedly(self, work: Callable[[Connection, bool], Awaitable[R]]) -> R:
+        """Do something on a connection of ours; again for up to `QUEUE_ENQUEUE_TIMEOUT` while the
+        database is away. `work` is told whether it is a repetition.
+        """
         deadline = time.monotonic() + self.config.enqueue_timeout
         pause, again = 0.05, False
         while True:
             try:
                 async with self._connection() as own:
-                    return await write(own, self, tasks, cancellations, again=again)
+                    return await work(own, again)
             except Exception as error:
                 left = deadline - time.monotonic()
                 if not is_outage(error) or left <= 0:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
+from asyncpg import Record
+
 from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound, TaskOutcomeError
 from fastedgy.queued_tasks.outcome import ENDED, error_of, in_time, result_of
 from fastedgy.queued_tasks.ref import QueuedTaskRef
@@ -69,8 +71,11 @@ class _Wait:
                 self._open.discard(ref._id or UUID(int=0))
                 self._take(ref._id or UUID(int=0), _never_written(ref))
         with waiter.watch_all(self._open) as heard:
-            async with service._connection() as connection:
-                await watch.mark_all_awaited(connection, service._tables, list(self._open))
+            await service._repeatedly(
+                lambda connection, _: watch.mark_all_awaited(
+                    connection, service._tables, list(self._open)
+                )
+            )
             await self._look(self._open.copy(), first=True)
             pause = 0.02
             while self._open:
@@ -86,11 +91,10 @@ class _Wait:
         ]
 
     async def _look(self, ids: set[UUID], *, first: bool = False) -> None:
-        service, listed = self._service, list(ids)
+        listed = list(ids)
         for start in range(0, len(listed), READ):
             chunk = listed[start : start + READ]
-            async with service._connection() as connection:
-                rows = await watch.read_outcomes(connection, service._tables, chunk)
+            rows = await self._rows(chunk)
             missing = set(chunk)
             for row in rows:
                 missing.discard(row["id"])
@@ -101,6 +105,12 @@ class _Wait:
                 if first:
                     raise TaskNotFound(id)
                 self._take(id, TaskCancelled(id=id, name="", reason="its row was deleted"))
+
+    async def _rows(self, ids: Sequence[UUID]) -> Sequence[Record]:
+        tables = self._service._tables
+        return await self._service._repeatedly(
+            lambda connection, _: watch.read_outcomes(connection, tables, ids)
+        )
 
     def _take(self, id: UUID, value: Any) -> None:
         if isinstance(value, TaskOutcomeError) and not self._return_exceptions:
