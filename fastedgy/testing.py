@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastedgy.tasks.install import runner_of
 
 
-async def tasks_over(app: FastAPI, timeout: float = 5.0) -> None:
+async def tasks_over(app: FastAPI, timeout: float = 30.0) -> None:
     """Return when all in-process tasks of an application are over, with their error handlers and
     the tasks that they scheduled. For tests in the application's own event loop.
 
@@ -20,7 +20,7 @@ async def tasks_over(app: FastAPI, timeout: float = 5.0) -> None:
     await runner_of(app).settled(timeout)
 
 
-def wait_for_tasks(app: FastAPI, timeout: float = 5.0) -> None:
+def wait_for_tasks(app: FastAPI, timeout: float = 30.0) -> None:
     """`tasks_over` for tests in another thread: with a TestClient, or a server in a thread."""
     runner = runner_of(app)
     if runner.is_here():
@@ -41,7 +41,7 @@ class TasksOver:
             yield client
     """
 
-    def __init__(self, app: FastAPI, timeout: float = 5.0) -> None:
+    def __init__(self, app: FastAPI, timeout: float = 30.0) -> None:
         self._app = app
         self._timeout = timeout
 
