@@ -103,7 +103,7 @@ async def unwanted_scans(url: str) -> list[str]:
         )
         complaints += await _explain(
             connection, "rescue", workers.TAKE_BACK,
-            [ghost, "lost", None, 3, False, []], taken=200, before=held,
+            [ghost, "lost", None, 3, False, [], None], taken=200, before=held,
         )  # fmt: skip
         complaints += await _explain(
             connection, "the look for orphans", workers.ORPHANS, [], taken=2, before=held
