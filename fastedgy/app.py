@@ -22,7 +22,7 @@ from fastedgy import database, migrate
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
 from fastedgy.database import bound, connect, resolve_url
-from fastedgy.dependencies import Token, get_container_service
+from fastedgy.dependencies import Token, get_container_service, offer_route
 from fastedgy.discovery import app_packages
 from fastedgy.errors import (
     BreakerNotFound,
@@ -146,7 +146,7 @@ def install_queue(
             "This application has the queue already. Call install_queue(app) once, and not for a "
             "FastEdgy, which has it from the start."
         )
-    app.router.dependencies.insert(0, in_each_route())
+    app.router.dependencies.insert(0, offer_route(QueuedTasks))
     _wrap_lifespan(app, _Given(settings, queue))
     _answer_not_found(app)
 

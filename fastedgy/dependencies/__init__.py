@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, overload
 
 from fastedgy.dependencies.container import Container
-from fastedgy.dependencies.injection import Inject, offer_route, offered, provide, resolve_inject
+from fastedgy.dependencies.injection import Inject, offer_route, provide, resolve_inject
 from fastedgy.dependencies.keys import ProviderKey, Token
 from fastedgy.dependencies.parameters import inject_key, injected
 from fastedgy.dependencies.process import get_container_service
@@ -30,7 +30,6 @@ __all__ = [
     "inject_key",
     "injected",
     "offer_route",
-    "offered",
     "provide",
     "register_service",
     "resolve_inject",

@@ -3,8 +3,7 @@
 # FastAPI reads the annotations of what it calls. Those of an object cannot be text, so this module
 # does without `from __future__ import annotations`.
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Depends
@@ -13,8 +12,7 @@ from fastapi.requests import HTTPConnection
 from fastedgy.dependencies.keys import ProviderKey
 from fastedgy.dependencies.parameters import Injected, inject_key
 from fastedgy.dependencies.process import get_container_service
-
-OPEN_ROUTES = "fastedgy.routes"  # in the ASGI scope: what the services have opened for this request
+from fastedgy.dependencies.route import OPEN, open_route
 
 
 def Inject(key: ProviderKey | Any) -> Any:  # noqa: N802 - used like FastAPI's Depends
@@ -59,52 +57,26 @@ class Service(Injected):
 class RouteService(Injected):
     """Gives each route what the service opens for it, and closes that when the route has ended."""
 
-    async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Any]:
-        service = await get_container_service().aget(self.key)
-        async with _opened(service, connection) as routed:
-            yield routed
+    async def __call__(
+        self,
+        connection: HTTPConnection,
+        route: Any = Depends(open_route, scope="function"),  # noqa: B008
+    ) -> Any:
+        return await connection.scope[OPEN].open(self.key)
 
 
 class OfferedRoute(Injected):
     """Opens a service around every route, if it is there at all."""
 
-    async def __call__(self, connection: HTTPConnection) -> AsyncIterator[None]:
-        async with offered(self.key, connection):
-            yield
+    async def __call__(
+        self,
+        connection: HTTPConnection,
+        route: Any = Depends(open_route, scope="function"),  # noqa: B008
+    ) -> None:
+        if get_container_service().has(self.key):
+            await connection.scope[OPEN].open(self.key)
 
 
 def offer_route(key: type[Any]) -> Any:
     """A dependency for a whole application: `get_service(key)` in its routes knows the route."""
     return Depends(OfferedRoute(key), scope="function")
-
-
-@asynccontextmanager
-async def offered(key: type[Any], connection: HTTPConnection) -> AsyncIterator[Any]:
-    """Open a service around a route, if it is there at all; else None."""
-    container = get_container_service()
-    if not container.has(key):
-        yield None
-        return
-    async with _opened(await container.aget(key), connection) as routed:
-        yield routed
-
-
-@asynccontextmanager
-async def _opened(service: Any, connection: HTTPConnection) -> AsyncIterator[Any]:
-    open_route: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-    if hasattr(type(service), "__route__"):
-        open_route = service.__route__
-    if open_route is None or connection.scope["type"] == "websocket":
-        # A mock; or a connection that may stay open for hours, which nothing should wait for.
-        yield service
-        return
-    routes: dict[int, Any] = connection.scope.setdefault(OPEN_ROUTES, {})
-    if id(service) in routes:
-        yield routes[id(service)]
-        return
-    async with open_route() as routed:
-        routes[id(service)] = routed
-        try:
-            yield routed
-        finally:
-            del routes[id(service)]

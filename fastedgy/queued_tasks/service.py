@@ -15,7 +15,7 @@ from asyncpg import Connection
 
 from fastedgy import database
 from fastedgy.config import QueuedTaskConfig, Settings
-from fastedgy.connections import Connections
+from fastedgy.connections import Connections, Lent
 from fastedgy.database import caller_transaction, in_transaction, resolve_url, transaction
 from fastedgy.errors import ConfigurationError, NoOpenBuffer
 from fastedgy.models import queue_tables
@@ -191,19 +191,9 @@ class QueuedTasks:
 
     # How it is opened and closed.
 
-    @asynccontextmanager
-    async def __route__(self) -> AsyncIterator[QueuedTasks]:
+    def __route__(self) -> RouteBuffer:
         """The scope of one route: entered by `Inject(QueuedTasks)`, left before the response."""
-        outer = open_buffer.get()
-        buffer = Buffer()
-        open_buffer.set(buffer)
-        try:
-            yield self
-            await self._write(buffer)
-        finally:
-            buffer.drop()
-            buffer.closed = True
-            open_buffer.set(outer)
+        return RouteBuffer(self)
 
     async def __aenter__(self) -> Self:
         if self._connections is None:
@@ -340,6 +330,8 @@ class QueuedTasks:
                 raise
 
     def _warn_of_late(self, tasks: list[Pending]) -> None:
+        if not self._in_application:
+            return
         late = dict.fromkeys(pending.spec.name for pending in tasks if pending.in_transaction)
         if late and not self._in_transaction():
             logger.warning(
@@ -367,12 +359,10 @@ class QueuedTasks:
                 await asyncio.sleep(min(pause, left))
                 pause = min(2 * pause, 1.0)
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    def _connection(self) -> Lent:
         if self._connections is None:
             raise NoOpenBuffer
-        async with self._connections.acquire() as connection:
-            yield connection
+        return self._connections.acquire()
 
     def _waiter(self) -> Waiter:
         if self._listener is None:
@@ -388,3 +378,32 @@ class QueuedTasks:
 
     def _in_transaction(self) -> bool:
         return self._in_application and database.in_use() and in_transaction(self._database)
+
+
+class RouteBuffer:
+    """The block in which a route runs: what it adds is written at the end, or dropped."""
+
+    __slots__ = ("_buffer", "_outer", "_service")
+
+    def __init__(self, service: QueuedTasks) -> None:
+        self._service = service
+
+    async def __aenter__(self) -> QueuedTasks:
+        self._outer = open_buffer.get()
+        self._buffer = Buffer()
+        open_buffer.set(self._buffer)
+        return self._service
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                await self._service._write(self._buffer)
+        finally:
+            self._buffer.drop()
+            self._buffer.closed = True
+            open_buffer.set(self._outer)

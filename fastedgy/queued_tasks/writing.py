@@ -62,7 +62,8 @@ async def write(
         else:
             await _insert_in_order(connection, service, tasks, again=again)
         for pending in tasks:
-            pending.ref._settle(pending.ref._id or pending.id)
+            ref = pending.ref
+            ref._settle(ref._id or pending.id)
         for draft in drafts:
             await hooks.run_hooks("post_create", draft)
     if cancellations:

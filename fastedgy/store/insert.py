@@ -12,9 +12,10 @@ from asyncpg import Connection
 
 from fastedgy.errors import ParentNotFound
 from fastedgy.models.tables import Tables
+from fastedgy.store import copying
 from fastedgy.store.family import doom
 from fastedgy.store.newtask import NewTask
-from fastedgy.store.notify import lanes_payload, ring
+from fastedgy.store.notify import lane_payload, lanes_payload, ring
 from fastedgy.store.order import in_order
 from fastedgy.store.statements import GATED_LINE, Statement
 
@@ -55,6 +56,19 @@ SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
 INSERT_SAME = Statement(_SAME, again="")
 INSERT_SAME_AGAIN = Statement(_SAME, again="ON CONFLICT (id) DO NOTHING")
 
+# One of them: its values take a third of the time that arrays with one element each take.
+_ONE = """
+WITH new AS (
+    INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
+                        awaited, trace)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    $again
+)
+SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
+"""
+INSERT_ONE = Statement(_ONE, again="")
+INSERT_ONE_AGAIN = Statement(_ONE, again="ON CONFLICT (id) DO NOTHING")
+
 # Rows of tasks that run already: no bell.
 _OWNED = """
 INSERT INTO $tasks (id, args, kwargs, context, name, function, queue, priority, max_retries,
@@ -67,9 +81,6 @@ $again
 """
 INSERT_OWNED = Statement(_OWNED, again="")
 INSERT_OWNED_AGAIN = Statement(_OWNED, again="ON CONFLICT (id) DO NOTHING")
-
-_COPIED = ("id", "args", "kwargs", "name", "function", "queue", "priority", "max_retries",
-           "timeout", "awaited", "trace")  # fmt: skip
 
 # Any rows. The parents that are rows already are locked first, so that none of them can end
 # between the look at its state and the link to it (DECISIONS R11): the one that finishes it waits,
@@ -160,6 +171,9 @@ KNOWN = Statement("SELECT id FROM $tasks WHERE id = ANY ($1::uuid[])")
 
 def bell(tasks: Sequence[NewTask]) -> str:
     """What the notification of these tasks says (see `lanes_payload`)."""
+    spec = tasks[0].spec
+    if len(tasks) == 1 and spec.is_plain() and not spec.has_gate():
+        return lane_payload(spec.queue, spec.priority)
     lanes: set[tuple[str, int]] = set()
     gates: set[tuple[str, str, int]] = set()
     due: float | None = None
@@ -249,24 +263,28 @@ async def insert(
         return await _insert_any(connection, tables, tasks, channel=channel, again=again,
                                  timeout=timeout)  # fmt: skip
     spec = tasks[0].spec
-    shared = (spec.name, spec.function, spec.queue, spec.priority, spec.max_retries, spec.timeout,
-              tasks[0].awaited, tasks[0].trace)  # fmt: skip
     if copied:
-        await connection.copy_records_to_table(
-            tables.tasks,
-            columns=_COPIED,
-            # One at a time: thousands of tuples at once would wake the garbage collector.
-            records=((task.id, task.args, task.kwargs, *shared) for task in tasks),
+        await connection.copy_to_table(
+            tables.tasks, source=copying.rows(tasks), columns=copying.COLUMNS, format="binary",
             timeout=timeout,
-        )
+        )  # fmt: skip
         await ring(connection, channel, {(spec.queue, spec.priority)})
         return Inserted()
+    if len(tasks) == 1:
+        [task] = tasks
+        statement = INSERT_ONE_AGAIN if again else INSERT_ONE
+        rows: Sequence[Any] = (task.id, task.args, task.kwargs)
+    else:
+        statement = INSERT_SAME_AGAIN if again else INSERT_SAME
+        rows = [
+            [task.id for task in tasks],
+            [task.args for task in tasks],
+            [task.kwargs for task in tasks],
+        ]
     await connection.execute(
-        (INSERT_SAME_AGAIN if again else INSERT_SAME)[tables],
-        [task.id for task in tasks],
-        [task.args for task in tasks],
-        [task.kwargs for task in tasks],
-        *shared,
+        statement[tables],
+        *rows,
+        *copying.shared(tasks[0]),
         channel,
         bell(tasks) if channel else "",
         timeout=timeout,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -74,6 +75,12 @@ def lanes_payload(
     if len(bell["lanes"]) > 50 or len(payload) > BYTES_PER_PAYLOAD:
         return orjson.dumps({"lanes": [], "due": due, "all": True}).decode()
     return payload.decode()
+
+
+@lru_cache(maxsize=256)
+def lane_payload(queue: str, priority: int) -> str:
+    """What the bell of a single lane says."""
+    return lanes_payload([(queue, priority)])
 
 
 async def ring(

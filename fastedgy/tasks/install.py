@@ -5,22 +5,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 from weakref import WeakKeyDictionary
 
 from fastapi import Depends, FastAPI
-from fastapi.requests import HTTPConnection
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from fastedgy.dependencies import has_service, offered
+from fastedgy.dependencies import has_service
+from fastedgy.dependencies.route import GUEST, Route, open_route
 from fastedgy.errors import ConfigurationError, FastAPITasksUninitializedAppError
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.tasks.config import TaskConfig
 from fastedgy.tasks.runner import Runner
 from fastedgy.tasks.scheduler import TasksScheduler
-
-IN_SCOPE = "fastedgy.tasks"  # in the ASGI scope: the tasks of this request
 
 
 class Installed:
@@ -80,13 +78,37 @@ def runner_of(app: FastAPI) -> Runner:
 
 
 class Request:
-    """What the middleware and the dependency know of one request."""
+    """One request: what the middleware and the route know of its tasks."""
 
     __slots__ = ("runner", "scheduler")
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.scheduler: TasksScheduler | None = None
+
+    async def begin(self, route: Route) -> TasksScheduler:
+        """The scheduler of this request; where there is a queue, the route is open for it."""
+        if self.scheduler is None:
+            self.scheduler = TasksScheduler(self.runner)
+        if has_service(QueuedTasks):
+            await route.open(QueuedTasks)
+        return self.scheduler
+
+    async def ending(self) -> None:
+        """Before durable tasks become rows: their owner is one."""
+        scheduler, owner = self.scheduler, self.runner.owner
+        if scheduler is not None and scheduler.durable and owner is not None:
+            await owner.registered()
+
+    async def over(self) -> None:
+        """Start what was to start after the route."""
+        if self.scheduler is not None:
+            await self.scheduler._route_over()
+
+    def drop(self) -> None:
+        """Forget what was scheduled."""
+        if self.scheduler is not None:
+            self.scheduler._drop()
 
 
 class TasksMiddleware:
@@ -102,56 +124,18 @@ class TasksMiddleware:
         if runner is None:  # mounted (then the tasks are those of the outer one), or the lifespan
             await self.app(scope, receive, send)
             return
-        request = scope[IN_SCOPE] = Request(runner)
+        request = scope[GUEST] = Request(runner)
         try:
             await self.app(scope, receive, send)
         except BaseException:
-            if request.scheduler is not None:
-                request.scheduler._drop()
+            request.drop()
             raise
         if request.scheduler is not None:
             request.scheduler._response_over()
 
 
-class _Missing:
-    """What `Tasks` is where there are none. Whatever it is asked for, it says so."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise FastAPITasksUninitializedAppError
-
-
-MISSING = _Missing()
-
-
-async def open_route(connection: HTTPConnection) -> AsyncIterator[Any]:
-    """The scope of one route: its tasks and, where there is a queue, what it adds to that.
-
-    One dependency for both: each that yields costs a request more than a task does.
-    """
-    request: Request | None = connection.scope.get(IN_SCOPE)
-    if request is None:
-        async with offered(QueuedTasks, connection):
-            yield MISSING
-        return
-    scheduler = request.scheduler
-    if scheduler is None:
-        scheduler = request.scheduler = TasksScheduler(request.runner)
-    try:
-        if has_service(QueuedTasks):
-            async with offered(QueuedTasks, connection):
-                yield scheduler
-                if scheduler.durable and request.runner.owner is not None:
-                    await request.runner.owner.registered()
-        else:
-            yield scheduler
-    except BaseException:
-        scheduler._drop()
-        raise
-    await scheduler._route_over()
-
-
 def in_each_route() -> Any:
-    """A dependency for a whole application: every route has its tasks and its part of the queue."""
+    """A dependency for an application with tasks: all its routes have them, and the queue."""
     return Depends(open_route, scope="function")
 
 

@@ -17,7 +17,7 @@ from fastedgy.admin.health import Health, HealthCheck
 from fastedgy.admin.metrics import CONTENT_TYPE, Metrics, require_client
 from fastedgy.admin.metrics_here import of_this_process
 from fastedgy.admin.types import Level
-from fastedgy.tasks.install import IN_SCOPE
+from fastedgy.dependencies.route import GUEST
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -66,5 +66,5 @@ def monitoring_router(auth: QueueAuth, *, metrics: str | None, health: str | Non
 
 def _tasks_of(request: Request) -> Callable[[], "Iterator[Metric]"]:
     """The in-process tasks of the application that is asked, also if ours is mounted in it."""
-    known = request.scope.get(IN_SCOPE)
+    known = request.scope.get(GUEST)
     return lambda: iter(()) if known is None else of_this_process(known.runner.counts.by_name)
