@@ -121,7 +121,7 @@ async def unwanted_scans(url: str) -> list[str]:
         ]
         complaints += await _explain(
             connection, "completion", finish.FINISH_DONE,
-            [ids, [0] * 200, [None] * 200, [None] * 200, [0.0] * 200, [0.0] * 200, None],
+            [ids, [0] * 200, [], [], [0] * 200, [0] * 200, None],
             taken=200, before=held,
         )  # fmt: skip
     finally:

@@ -12,6 +12,8 @@ import json
 import logging
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -19,6 +21,9 @@ BREATH = 0.05
 """Seconds since the last write in which lines are held back until the event loop comes round."""
 HELD = 1_000
 """Lines that are held back at most."""
+
+Said = tuple[float, int, str, str, dict[str, Any] | None]
+"""A plain message: seconds since 1970, level, logger, text, and where it was said."""
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -36,26 +41,29 @@ class TextFormatter(logging.Formatter):
     """A line for people: local time, level, logger, message, then `name=value` of each field.
 
     A traceback follows on lines of its own. Tasks log much, so this makes the line by itself, and
-    the time down to the second once a second: the base class takes three times as long.
+    what stands before the message once a millisecond: the base class takes ten times as long.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = -1
-        self._stamp = ""
-
-    def line(self, at: float, level: str, name: str, message: str) -> str:
-        """The line of a plain message. `at` is in seconds since 1970."""
-        second = int(at)
-        if second != self._second:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-            self._stamp, self._second = stamp, second
-        else:
-            stamp = self._stamp
-        return f"{stamp}.{int((at - second) * 1000):03d} {level} {name} {message}"
+    def lines(self, said: Iterable[Said]) -> list[str]:
+        """The lines of plain messages."""
+        lines = []
+        last = -1
+        for at, level, name, message, _ in said:
+            millisecond = int(at * 1000)
+            if millisecond != last:
+                last, beginnings = millisecond, dict[tuple[int, str], str]()
+                stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(millisecond // 1000))
+            beginning = beginnings.get((level, name))
+            if beginning is None:
+                word = logging.getLevelName(level)
+                beginning = f"{stamp}.{millisecond % 1000:03d} {word} {name} "
+                beginnings[level, name] = beginning
+            lines.append(beginning + message)
+        return lines
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self.line(record.created, record.levelname, record.name, record.getMessage())
+        plain = (record.created, record.levelno, record.name, record.getMessage(), None)
+        [line] = self.lines([plain])
         if len(vars(record)) > _USUALLY:
             pairs = [f"{name}={_shown(value)}" for name, value in fields(record).items()]
             line = " ".join([line, *pairs])
@@ -72,9 +80,14 @@ class JSONFormatter(logging.Formatter):
     In a task also `task_id`, `task` and `attempt`; in a trace `trace_id` and `span_id`.
     """
 
-    def line(self, at: float, level: str, name: str, message: str) -> str:
-        """The line of a plain message. `at` is in seconds since 1970."""
-        return json.dumps(_object(at, level, name, message) | _whereabouts(), default=str)
+    def lines(self, said: Iterable[Said]) -> list[str]:
+        """The lines of plain messages."""
+        return [
+            json.dumps(
+                _object(at, logging.getLevelName(level), name, message) | (where or {}), default=str
+            )
+            for at, level, name, message, where in said
+        ]
 
     def format(self, record: logging.LogRecord) -> str:
         line = _object(record.created, record.levelname, record.name, record.getMessage())
@@ -108,12 +121,13 @@ class CommandHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, formatter: TextFormatter | JSONFormatter) -> None:
         super().__init__(stream)
         self.setFormatter(formatter)
-        self._line = formatter.line
-        self._held: list[str] = []
+        self._lines = formatter.lines
+        self._where = _whereabouts if isinstance(formatter, JSONFormatter) else None
+        self._held: deque[Said] = deque()
         self._written = 0.0
 
     def say(self, level: int, name: str, message: str) -> None:
-        """Write a plain message, as a record of it would be: in a third of the time.
+        """Write a plain message, as a record of it would be: in a tenth of the time.
 
         What is said in the same breath is written in one go: when the event loop comes round, with
         the next record, or at the end.
@@ -122,14 +136,10 @@ class CommandHandler(logging.StreamHandler[TextIO]):
             return
         at = time.time()
         try:
-            line = self._line(at, logging.getLevelName(level), name, message)
-            self.acquire()
-            try:
-                self._held.append(line)
-                if len(self._held) == 1 or len(self._held) >= HELD:
-                    self._write_soon(at)
-            finally:
-                self.release()
+            held = self._held
+            held.append((at, level, name, message, self._where and self._where()))
+            if len(held) == 1 or len(held) >= HELD:
+                self._write_soon(at)
         except Exception:
             self._complain(name, level, message)
 
@@ -162,10 +172,12 @@ class CommandHandler(logging.StreamHandler[TextIO]):
         """Write what was said."""
         self.acquire()
         try:
-            if self._held:
-                held, self._held = self._held, []
+            held, said = self._held, []
+            while held:  # of any thread, at any moment
+                said.append(held.popleft())
+            if said:
                 self._written = time.time()
-                self.stream.write(self.terminator.join(held) + self.terminator)
+                self.stream.write(self.terminator.join([*self._lines(said), ""]))
             super().flush()
         finally:
             self.release()
@@ -180,7 +192,7 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
     if (
         listener.filters
         or logging.getLogRecordFactory() is not logging.LogRecord
-        or logging.Logger.callHandlers.__code__.co_filename != _LOGGING
+        or logging.Logger.callHandlers is not _CALL_HANDLERS
     ):
         return None
     found: CommandHandler | None = None
@@ -195,6 +207,9 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
 
 
 _LOGGING = logging.addLevelName.__code__.co_filename
+_CALL_HANDLERS: Any = logging.Logger.callHandlers
+if _CALL_HANDLERS.__code__.co_filename != _LOGGING:
+    _CALL_HANDLERS = None  # put in place before we came
 
 
 def configure_logging(

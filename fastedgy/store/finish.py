@@ -20,6 +20,7 @@ from uuid import UUID
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.arrays import MICROSECOND, integers
 from fastedgy.store.events import wake_tasks
 from fastedgy.store.family import Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
@@ -33,10 +34,11 @@ _RETURNED = """
        SET state = 'done', losses = 0, alone = false,
            result = outcome.result,
            context = coalesce(outcome.context, task.context),
-           date_started = clock_timestamp() - outcome.began * interval '1 second',
-           date_ended = clock_timestamp() - outcome.ended * interval '1 second',
+           date_started = clock_timestamp() - outcome.began * interval '1 microsecond',
+           date_ended = clock_timestamp() - outcome.ended * interval '1 microsecond',
            error_type = NULL, error_message = NULL, error_traceback = NULL
-      FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[])
+      FROM unnest($1::uuid[], $2::text::integer[], $3::jsonb[], $4::jsonb[], $5::text::bigint[],
+                  $6::text::bigint[])
            AS outcome (id, run, result, context, began, ended)
      WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
        AND task.state || '' = 'doing'"""
@@ -108,15 +110,15 @@ UPDATE $tasks AS task
                            'started', final.began, 'ended', final.ended,
                            'error_type', outcome.error_type,
                            'error_message', left(outcome.error_message, 2000)) END
-  FROM unnest($1::uuid[], $2::integer[], $3::jsonb[], $4::jsonb[], $5::float8[], $6::float8[],
-              $7::text[], $8::text[], $9::float8[], $10::integer[], $11::text[], $12::text[],
-              $13::text[])
+  FROM unnest($1::uuid[], $2::text::integer[], $3::jsonb[], $4::jsonb[], $5::text::bigint[],
+              $6::text::bigint[], $7::text[], $8::text[], $9::float8[], $10::integer[],
+              $11::text[], $12::text[], $13::text[])
        AS outcome (id, run, result, context, began, ended, state, word, delay, refund, error_type,
                    error_message, error_traceback)
  CROSS JOIN LATERAL (
        SELECT outcome.state,
-              clock_timestamp() - outcome.began * interval '1 second' AS began,
-              clock_timestamp() - outcome.ended * interval '1 second' AS ended
+              clock_timestamp() - outcome.began * interval '1 microsecond' AS began,
+              clock_timestamp() - outcome.ended * interval '1 microsecond' AS ended
  ) AS final
  WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run AND task.state || '' = 'doing'
 RETURNING task.id, task.state, task.queue, $lane, task.has_children, task.awaited,
@@ -283,14 +285,17 @@ async def _consider(
             ends.removed.append(id)
 
 
-def _columns(outcomes: Sequence[Outcome], now: float) -> tuple[list[Any], ...]:
+def _columns(outcomes: Sequence[Outcome], now: float) -> tuple[Any, ...]:
+    results = [outcome.result for outcome in outcomes]
+    contexts = [outcome.context for outcome in outcomes]
     return (
         [outcome.id for outcome in outcomes],
-        [outcome.run for outcome in outcomes],
-        [outcome.result for outcome in outcomes],
-        [outcome.context for outcome in outcomes],
-        [now - outcome.began for outcome in outcomes],
-        [now - outcome.ended for outcome in outcomes],
+        integers([outcome.run for outcome in outcomes]),
+        # Shorter than the others, an array is filled up with NULL.
+        results if any(results) else [],
+        contexts if any(contexts) else [],
+        integers([int((now - outcome.began) * MICROSECOND) for outcome in outcomes]),
+        integers([int((now - outcome.ended) * MICROSECOND) for outcome in outcomes]),
     )
 
 

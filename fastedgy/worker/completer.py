@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from fastedgy.store.claim import Lane
 from fastedgy.store.finish import Finished, finish_any, finish_done
 from fastedgy.store.notify import Channels, Free, tell_free
 from fastedgy.store.outcomes import Done, Other, Outcome
-from fastedgy.store.traces import LogLine, append_logs, write_contexts
+from fastedgy.store.traces import Said, append_logs, write_contexts
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.telling import Telling
 from fastedgy.worker.wire import GivenUp, Wire
@@ -183,7 +183,7 @@ class Completer:
             await self._write_in_order(batch)
 
     async def _write_in_order(self, batch: list[Outcome]) -> None:
-        lines = self._last_words(batch)
+        said = self._last_words(batch)
         simple = [outcome for outcome in batch if type(outcome) is Done]
         others = [outcome for outcome in batch if type(outcome) is not Done]
 
@@ -192,7 +192,7 @@ class Completer:
         async def write(connection: Connection) -> Finished | None:
             nonlocal again
             repeated, again = again, True
-            await self._append(connection, lines, again=repeated)
+            await self._append(connection, said, again=repeated)
             rest = others
             if simple and not await finish_done(
                 connection, self._tables, simple, channels=self._channels
@@ -244,27 +244,31 @@ class Completer:
                 with suppress(Exception):  # logged above; then the lease of this worker decides
                     await self._write([plain])
 
-    def _last_words(self, batch: list[Outcome]) -> list[LogLine]:
-        lines: list[LogLine] = []
+    def _last_words(self, batch: list[Outcome]) -> list[Said]:
+        said: list[Said] = []
         if self._ended:
             for outcome in batch:
                 run = self._ended.pop(outcome.id, None)
                 if run is not None:
                     outcome.context = run.take_context()
-                    lines += _lines(run)
-        return lines
+                    first, lines = run.take_logs()
+                    if lines:
+                        said.append(Said(run.id, run.run, first, lines))
+        return said
 
     async def _write_traces(self) -> None:
         talking, self._talking = self._talking, {}
         contexts = []
-        lines: list[LogLine] = []
+        said: list[Said] = []
         for run in list(talking.values()):
             if run.id in self._ended:
                 continue  # its outcome takes its last words along
             context = run.take_context()
             if context is not None:
                 contexts.append((run.id, run.run, context))
-            lines += _lines(run)
+            first, lines = run.take_logs()
+            if lines:
+                said.append(Said(run.id, run.run, first, lines))
 
         again = False
 
@@ -273,16 +277,15 @@ class Completer:
             repeated, again = again, True
             if contexts:
                 await write_contexts(connection, self._tables, contexts)
-            await self._append(connection, lines, again=repeated)
+            await self._append(connection, said, again=repeated)
 
-        if contexts or lines:
+        if contexts or said:
             await self._wire.run(write, until=self._given_up)
             if self.telling is not None and self.telling.active:
                 self.telling.said(talking)
 
-    async def _append(self, connection: Connection, lines: list[LogLine], *, again: bool) -> None:
-        for start in range(0, len(lines), LINES):
-            part = lines[start : start + LINES]
+    async def _append(self, connection: Connection, said: list[Said], *, again: bool) -> None:
+        for part in _parts(said):
             await append_logs(connection, self._tables, part, again=again)
 
     def _consequences(self, finished: Finished) -> None:
@@ -303,10 +306,17 @@ class Completer:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-def _lines(run: TaskRun) -> list[LogLine]:
-    first, records = run.take_logs()
-    id, number = run.id, run.run
-    return [
-        LogLine(id, number, first + index, level, at, name, message, info)
-        for index, (level, at, name, message, info) in enumerate(records)
-    ]
+def _parts(said: list[Said]) -> Iterator[list[Said]]:
+    """What is said, in parts of `LINES` lines at most."""
+    part: list[Said] = []
+    room = LINES
+    for id, run, first, lines in said:
+        for start in range(0, len(lines), LINES):
+            some = lines[start : start + LINES] if len(lines) > LINES else lines
+            if len(some) > room:
+                yield part
+                part, room = [], LINES
+            part.append(Said(id, run, first + start, some))
+            room -= len(some)
+    if part:
+        yield part

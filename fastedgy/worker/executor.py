@@ -70,7 +70,7 @@ SHORT = 0.005
 """Tasks that take less than this on average (seconds) are claimed ahead."""
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of short tasks."""
-MOST_AHEAD = 2_000
+MOST_AHEAD = 1_000
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 

@@ -46,7 +46,7 @@ from fastedgy.queued_tasks.waiting import LOOK
 from fastedgy.store import actions, watch
 from fastedgy.store.finish import finish_any, finish_done
 from fastedgy.store.outcomes import done_without_result
-from fastedgy.store.traces import LogLine, append_logs
+from fastedgy.store.traces import Said, append_logs
 
 
 async def taken(connection: asyncpg.Connection) -> Any:
@@ -542,7 +542,7 @@ async def test_a_ref_tells_what_its_row_says(
 ) -> None:
     record = await add_taken(connection, context='{"step": {"name": "load"}}')
     lines = [
-        LogLine(record["id"], 1, number, "info", time.monotonic(), "shop", f"{number}", '{"a": 1}')
+        Said(record["id"], 1, number, [("info", time.monotonic(), "shop", f"{number}", '{"a": 1}')])
         for number in range(3)
     ]
     await append_logs(connection, TABLES, lines)

@@ -28,7 +28,7 @@ from rows import (
 
 from fastedgy.ids import new_id
 from fastedgy.store import actions
-from fastedgy.store.traces import LogLine, append_logs
+from fastedgy.store.traces import Said, append_logs
 
 # Cancel
 
@@ -276,7 +276,7 @@ async def test_very_many_tasks_are_cleared(connection: asyncpg.Connection) -> No
 
 async def test_logs_of_earlier_runs_are_cleared_too(connection: asyncpg.Connection) -> None:
     record = await add_taken(connection)
-    said = LogLine(record["id"], 1, 0, "info", 0.0, "shop", "hello", None)
+    said = Said(record["id"], 1, 0, [("info", 0.0, "shop", "hello", None)])
     await append_logs(connection, TABLES, [said])
     await end(connection, record, word="interrupted")
 

@@ -36,7 +36,7 @@ from rows import (
 from fastedgy.store import actions, workers
 from fastedgy.store.finish import finish_done
 from fastedgy.store.notify import SILENT
-from fastedgy.store.traces import LogLine, append_logs, write_contexts
+from fastedgy.store.traces import Said, append_logs, write_contexts
 
 STATES = {
     "done": "done",
@@ -54,9 +54,9 @@ async def finish(connection: asyncpg.Connection, *records: Any, **facts: Any) ->
     return await finish_done(connection, TABLES, ends, channels=SILENT)
 
 
-def line(record: Any, seq: int = 0, message: str = "hello") -> LogLine:
+def line(record: Any, seq: int = 0, message: str = "hello", level: str = "info") -> Said:
     now = time.monotonic()
-    return LogLine(record["id"], record["run"], seq, "info", now, "shop", message, None)
+    return Said(record["id"], record["run"], seq, [(level, now, "shop", message, None)])
 
 
 async def messages(connection: asyncpg.Connection) -> list[str]:
@@ -491,7 +491,7 @@ async def test_a_task_to_be_removed_stays_when_it_logged_an_error(
     connection: asyncpg.Connection,
 ) -> None:
     record = await add_taken(connection, auto_remove=True)
-    await append_logs(connection, TABLES, [line(record)._replace(level="error")])
+    await append_logs(connection, TABLES, [line(record, level="error")])
 
     await end(connection, record)
 

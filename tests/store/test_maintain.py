@@ -25,7 +25,7 @@ from rows import (
 
 from fastedgy.store import maintain
 from fastedgy.store.maintain import Promoted
-from fastedgy.store.traces import LogLine, append_logs
+from fastedgy.store.traces import Said, append_logs
 
 
 async def due_since(connection: asyncpg.Connection, id: UUID, seconds: float) -> None:
@@ -143,7 +143,7 @@ async def test_old_tasks_go_with_their_logs_and_links(
     connection: asyncpg.Connection, state: str
 ) -> None:
     record = await add_taken(connection)
-    said = LogLine(record["id"], 1, 0, "info", time.monotonic(), "shop", "hello", None)
+    said = Said(record["id"], 1, 0, [("info", time.monotonic(), "shop", "hello", None)])
     await append_logs(connection, TABLES, [said])
     child = await add(connection, record["id"], on_parent_failure="run")
     await end(connection, record, word=state)
