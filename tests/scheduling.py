@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TOGETHER = ("tests/examples/service/", "tests/admin/pages/")
 FIRST = (
+    "tests/faults/test_chaos.py",
     "tests/examples/service/",
     "tests/cli/test_demo.py",
     "tests/faults/test_poolers_and_hosts.py",

@@ -8,6 +8,7 @@ from uuid import UUID
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
+from fastedgy.store.arrays import texts
 from fastedgy.store.statements import Statement
 
 # Marks the row, so that its end is told; one that ended already is only read.
@@ -42,7 +43,7 @@ SELECT array_agg(id::text) FILTER (WHERE plain) AS ids,
            'error_message', error_message, 'error_traceback', error_traceback))
            FILTER (WHERE NOT plain) AS others
   FROM (SELECT *, state = 'done' AND error_type IS NULL AS plain
-          FROM $tasks WHERE id = ANY ($1::text[]::uuid[])) AS task
+          FROM $tasks WHERE id = ANY ($1::text::uuid[])) AS task
 """)
 
 # As AWAIT, for many. Their rows are read afterwards.
@@ -90,7 +91,7 @@ async def read_results(
     connection: Connection, tables: Tables, ids: Sequence[str]
 ) -> tuple[dict[str, str], str | None]:
     """The results of tasks as JSON, by id, and those without one: a JSON list of what is known."""
-    row = await connection.fetchrow(RESULTS[tables], ids)
+    row = await connection.fetchrow(RESULTS[tables], texts(ids))
     return dict(zip(row["ids"] or (), row["results"] or (), strict=True)), row["others"]
 
 

@@ -70,7 +70,7 @@ SHORT = 0.005
 """Tasks that take less than this on average (seconds) are claimed ahead."""
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of short tasks."""
-MOST_AHEAD = 1_000
+MOST_AHEAD = 800
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 
@@ -204,16 +204,19 @@ class Executor:
 
     # Starting.
 
+    def came(self, number: int) -> None:
+        """So many tasks were claimed for the room that there was, and are about to be accepted."""
+        if self._was_full and not self._running and not self._queue:
+            # All that there was room for came, and is over before this has arrived: it was too
+            # little, and the rate is not known yet.
+            self._pace = min(MOST_AHEAD, 2 * max(self._concurrency, self._pace))
+        self._was_full = number >= self._asked
+
     def accept(self, rows: list[Record], *, first: bool = False) -> None:
         """Take claimed tasks over, in their order; those that there is no slot for wait here.
 
         `first`: before what waits here already.
         """
-        if self._was_full and not self._running and not self._queue:
-            # All that there was room for came, and is over before this has arrived: it was too
-            # little, and the rate is not known yet.
-            self._pace = min(MOST_AHEAD, 2 * max(self._concurrency, self._pace))
-        self._was_full = len(rows) >= self._asked
         if first:
             self._queue.extendleft(reversed(rows))
         else:

@@ -215,6 +215,8 @@ class Fetcher:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
         # Half of the room is not all that there was for the others.
         self._more = len(rows) + len(passed) == room or len(rows) == limit < room
+        if rows or passed:
+            self._executor.came(len(rows) + len(passed))
         if passed:
             await self._take_passed(passed)
         if rows:
