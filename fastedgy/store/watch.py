@@ -36,7 +36,7 @@ SELECT id, name, state, result, error_type, error_message, error_traceback
 # For those that take results: tens of thousands may be read for one task, so they come as arrays.
 # What is no plain result stands in `others`.
 RESULTS = Statement("""
-SELECT array_agg(id::text) FILTER (WHERE plain) AS ids,
+SELECT string_agg(id::text, ',') FILTER (WHERE plain) AS ids,
        array_agg(coalesce(result::text, 'null')) FILTER (WHERE plain) AS results,
        jsonb_agg(jsonb_build_object(
            'id', id, 'name', name, 'state', state, 'error_type', error_type,
@@ -92,7 +92,8 @@ async def read_results(
 ) -> tuple[dict[str, str], str | None]:
     """The results of tasks as JSON, by id, and those without one: a JSON list of what is known."""
     row = await connection.fetchrow(RESULTS[tables], texts(ids))
-    return dict(zip(row["ids"] or (), row["results"] or (), strict=True)), row["others"]
+    known = row["ids"].split(",") if row["ids"] else ()
+    return dict(zip(known, row["results"] or (), strict=True)), row["others"]
 
 
 async def count_states(

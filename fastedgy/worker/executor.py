@@ -194,7 +194,7 @@ class Executor:
         if self._mean < SHORT:
             wanted = max(self._concurrency, self._pace, int(self._rate * AHEAD))
             ahead = min(MOST_AHEAD, wanted)
-            self._low_water = ahead // 2
+            self._low_water = ahead * 3 // 4
             if len(self._queue) > self._low_water:
                 return 0
         else:

@@ -8,11 +8,12 @@ here for a while, as the children of one task mostly run one after the other.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
+
+# Tens of thousands may be the arguments of one task: this one is made in C.
+from asyncpg.pgproto.pgproto import UUID
 
 from fastedgy.errors import InvalidArguments, ResultGone, TaskOutcomeError
 from fastedgy.queued_task.control import Snooze
@@ -34,9 +35,6 @@ UNFINISHED_AGAIN = 1.0
 
 Found = str | TaskOutcomeError | None
 """The JSON of a result, or the error in its place. None: the task has not ended."""
-
-# Tens of thousands may be the arguments of one task: their ids stay text, as they came.
-_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Results:
@@ -63,14 +61,19 @@ class Results:
         given = [loads(args), loads(kwargs)]
         ids = references(given)
         try:
-            sound = all(map(_ID.fullmatch, ids))
-        except TypeError:
-            sound = False
-        if not sound:
-            raise InvalidArguments(f"{name}: a place for a result names no task.")
-        found = await self._of(set(ids))
+            deque(map(UUID, ids), 0)
+        except (ValueError, TypeError, AttributeError):
+            raise InvalidArguments(f"{name}: a place for a result names no task.") from None
+        once = set(ids)
+        found = await self._of(once)
+        values: dict[str, Any] = {}
+        if len(once) == len(ids):  # else each place gets a copy of its own
+            plain = {id: value for id, value in found.items() if isinstance(value, str)}
+            values = dict(zip(plain, loads(f"[{','.join(plain.values())}]"), strict=True))
 
         def result(id: str) -> Any:
+            if id in values:
+                return values[id]
             value = found[id]
             if isinstance(value, str):
                 return loads(value)
@@ -89,7 +92,7 @@ class Results:
 
     async def _of(self, ids: set[str]) -> dict[str, Found]:
         kept = self._kept
-        found: dict[str, Found] = {id: kept[id] for id in ids if id in kept}
+        found: dict[str, Found] = {id: kept[id] for id in ids if id in kept} if kept else {}
         for id in found:
             kept.move_to_end(id)
         missing = ids - found.keys()
