@@ -298,6 +298,8 @@ def test_a_purchase_is_undone_to_the_end_though_the_workers_are_killed(
 
 
 def test_the_migrations_are_those_of_the_models(service: Service, tmp_path: Path) -> None:
-    copy = shutil.copytree(SERVICE, tmp_path / "service")
+    # Without the embedded Postgres that somebody may have started there by hand.
+    ours = shutil.ignore_patterns(".fastedgy", "__pycache__")
+    copy = shutil.copytree(SERVICE, tmp_path / "service", ignore=ours)
     said = shell("fastedgy db makemigrations -m nothing", copy, service.env, within=60)
     assert "Nothing to write" in said
