@@ -20,6 +20,9 @@ from service_site import SERVICE, Service, kill
 
 from fastedgy.database import connect
 
+MANY = 40_000
+"""Files that take about a second to delete: long enough to be in the middle of it."""
+
 
 async def fetch(url: str, query: str) -> list[Any]:
     connection = await connect(url)
@@ -227,6 +230,29 @@ def test_what_has_had_its_day_is_cleaned_up(service: Service, old_file: Path) ->
     assert service.ends(files) == {"deleted": 1, "bytes": 100}
     assert not old_file.exists()
     assert service.ends(rows) == {"cache": 1, "reminders": 1}
+
+
+def test_a_clean_up_goes_on_where_its_worker_was_killed(service: Service) -> None:
+    folder = Path(service.env["SERVICE_DATA"]) / "tmp" / "many"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(MANY):
+        path = folder / str(number)
+        path.touch()
+        os.utime(path, (0, 0))
+    [task] = service.add(("cleanup.tasks.delete_temp_files",))
+
+    def begun() -> list[int]:
+        assert len(os.listdir(folder)) < MANY
+        return service.running([task])
+
+    for pid in wait_until(begun):
+        kill(pid)
+    left = len(os.listdir(folder))
+    assert left > 0, "it was over before its worker was killed"
+
+    deleted = service.ends(task, within=60)["deleted"]
+    assert deleted <= left  # at half past, the schedule of the same task may be faster
+    assert os.listdir(folder) == []
 
 
 def feed(fifo: Path, content: bytes) -> int:
