@@ -151,6 +151,7 @@ class QueuedTaskConfig(_Checked):
     )
     max_retries: NonNegativeInt = Field(
         3,
+        le=2**31 - 1,
         validation_alias=_queue_names("max_retries"),
         description="How often a failed task is tried again: 3 means 4 calls in all.",
     )

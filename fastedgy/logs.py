@@ -15,14 +15,17 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 BREATH = 0.05
 """Seconds since the last write in which lines are held back until the event loop comes round."""
+LATEST = 1.0
+"""Seconds after which nobody counts on a write that was to come."""
 HELD = 1_000
 """Lines that are held back at most."""
 
-Said = tuple[float, int, str, str, dict[str, Any] | None]
+Line = tuple[float, int, str, str, dict[str, Any] | None]
 """A plain message: seconds since 1970, level, logger, text, and where it was said."""
 
 LogFormat = Literal["text", "json"]
@@ -41,10 +44,11 @@ class TextFormatter(logging.Formatter):
     """A line for people: local time, level, logger, message, then `name=value` of each field.
 
     A traceback follows on lines of its own. Tasks log much, so this makes the line by itself, and
-    what stands before the message once a millisecond: the base class takes ten times as long.
+    what stands before the message once a millisecond for all lines that are written together: the
+    base class takes ten times as long.
     """
 
-    def lines(self, said: Iterable[Said]) -> list[str]:
+    def lines(self, said: Iterable[Line]) -> list[str]:
         """The lines of plain messages."""
         lines = []
         last = -1
@@ -52,7 +56,7 @@ class TextFormatter(logging.Formatter):
             millisecond = int(at * 1000)
             if millisecond != last:
                 last, beginnings = millisecond, dict[tuple[int, str], str]()
-                stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(millisecond // 1000))
+                stamp = _stamp(millisecond // 1000)
             beginning = beginnings.get((level, name))
             if beginning is None:
                 word = logging.getLevelName(level)
@@ -80,7 +84,7 @@ class JSONFormatter(logging.Formatter):
     In a task also `task_id`, `task` and `attempt`; in a trace `trace_id` and `span_id`.
     """
 
-    def lines(self, said: Iterable[Said]) -> list[str]:
+    def lines(self, said: Iterable[Line]) -> list[str]:
         """The lines of plain messages."""
         return [
             json.dumps(
@@ -98,6 +102,11 @@ class JSONFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return json.dumps(line, default=str, skipkeys=True)
+
+
+@lru_cache(maxsize=2)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
 def _object(at: float, level: str, name: str, message: str) -> dict[str, Any]:
@@ -123,8 +132,9 @@ class CommandHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(formatter)
         self._lines = formatter.lines
         self._where = _whereabouts if isinstance(formatter, JSONFormatter) else None
-        self._held: deque[Said] = deque()
+        self._held: deque[Line] = deque()
         self._written = 0.0
+        self._coming = 0.0
 
     def say(self, level: int, name: str, message: str) -> None:
         """Write a plain message, as a record of it would be: in a tenth of the time.
@@ -138,7 +148,10 @@ class CommandHandler(logging.StreamHandler[TextIO]):
         try:
             held = self._held
             held.append((at, level, name, message, self._where and self._where()))
-            if len(held) == 1 or len(held) >= HELD:
+            # First the line, then the look whether somebody comes for it; who comes says so before
+            # he takes what there is. So none is left behind, whichever thread it is of.
+            if not 0 <= at - self._coming < LATEST or len(held) >= HELD:
+                self._coming = at
                 self._write_soon(at)
         except Exception:
             self._complain(name, level, message)
@@ -165,13 +178,14 @@ class CommandHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, after what was said before it."""
-        self.flush()
+        self._come_round()
         super().emit(record)
 
     def flush(self) -> None:
         """Write what was said."""
         self.acquire()
         try:
+            self._coming = 0.0
             held, said = self._held, []
             while held:  # of any thread, at any moment
                 said.append(held.popleft())

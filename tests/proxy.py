@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fastedgy.database_url import DatabaseAddress, parse_url
 
-SYNC, SIMPLE_QUERY = b"S", b"Q"
+SYNC, SIMPLE_QUERY, COPY_DATA = b"S", b"Q", b"d"
 
 
 class Proxy:
@@ -26,6 +26,9 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._relays: set[asyncio.Task[None]] = set()
         self._losing: bytes | None = None
+        self._copied = 0
+        self._moving = asyncio.Event()
+        self._moving.set()
         self.port = 0
         self.round_trips = 0
         self.statements: list[str] = []
@@ -47,6 +50,17 @@ class Proxy:
         """Let the next statement with that text be executed, but cut the line before its answer."""
         self._losing = text.encode()
 
+    def stall_copies(self, after: int) -> None:
+        """Take no more of the next COPY after so many bytes, until the line is cut."""
+        self._copied = after
+        self._moving.clear()
+
+    async def copied(self, size: int) -> None:
+        """So much of a COPY has come; returns when the next may."""
+        self._copied -= size
+        if self._copied < 0:
+            await self._moving.wait()
+
     async def open(self) -> None:
         """Let clients through, on the same port as before."""
         self._server = await asyncio.start_server(self._relay, self._host, self.port)
@@ -63,6 +77,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Cut all lines. New ones may be opened."""
+        self._moving.set()
         for writer in self._writers:
             writer.transport.abort()
 
@@ -106,6 +121,8 @@ class _Line:
             head = await reader.readexactly(5)
             body = await reader.readexactly(int.from_bytes(head[1:]) - 4)
             self._note(head[:1], body)
+            if head[:1] == COPY_DATA:
+                await self._proxy.copied(len(body))
             self._server.write(head + body)
             await self._server.drain()
 

@@ -60,7 +60,7 @@ class RouteService(Injected):
     async def __call__(
         self,
         connection: HTTPConnection,
-        route: Any = Depends(open_route, scope="function"),  # noqa: B008
+        opened: Any = Depends(open_route, scope="function"),  # noqa: B008 - the scope has it then
     ) -> Any:
         return await connection.scope[OPEN].open(self.key)
 
@@ -71,7 +71,7 @@ class OfferedRoute(Injected):
     async def __call__(
         self,
         connection: HTTPConnection,
-        route: Any = Depends(open_route, scope="function"),  # noqa: B008
+        opened: Any = Depends(open_route, scope="function"),  # noqa: B008 - the scope has it then
     ) -> None:
         if get_container_service().has(self.key):
             await connection.scope[OPEN].open(self.key)

@@ -33,11 +33,10 @@ class Route:
         if self._is_websocket or not hasattr(type(service), "__route__"):
             # A connection that may stay open for hours, which nothing should wait for; or a mock.
             return service
-        found = self._opened.get(id(service))
-        if found is None:
-            found = await self._stack.enter_async_context(service.__route__())
-            self._opened[id(service)] = found
-        return found
+        if id(service) not in self._opened:
+            opened = await self._stack.enter_async_context(service.__route__())
+            self._opened[id(service)] = opened
+        return self._opened[id(service)]
 
 
 class Guest(Protocol):

@@ -179,7 +179,8 @@ def _uncollected() -> Iterator[None]:
     """Let Python's garbage collector rest while many objects are made that all stay.
 
     Else it goes over them every few hundred, soon takes them for long-lived ones, and then goes
-    over all that the process has: a quarter of the time that making them takes.
+    over all that the process has: a quarter of the time that making them takes. Other threads go
+    without it for these milliseconds, too; where two rest at once, the first one ends it.
     """
     if not gc.isenabled():
         yield

@@ -3,19 +3,27 @@
 asyncpg makes such rows too, but half a megabyte of them before the server gets the first: then one
 of both waits for the other all the time. These are made a few hundred at a time, while the server
 writes those before them. What all rows have in common is put into bytes once.
+
+asyncpg bounds the wait for the answer to a COPY, but not that for a socket that takes no more: a
+frozen server, or a lost connection, would hold its caller for ever. So that is bounded here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 
+from asyncpg import Connection
+
+from fastedgy.models.tables import Tables
 from fastedgy.store.newtask import NewTask
 
 COLUMNS = ("id", "args", "kwargs", "name", "function", "queue", "priority", "max_retries",
            "timeout", "awaited", "trace")  # fmt: skip
-AT_ONCE = 250
-"""Rows of one message: some 40 KB, which the server takes longer for than we do."""
+MESSAGE = 40_000
+"""Bytes from which on rows are sent: the server takes longer for them than we do."""
 
 _BEGIN = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _END = b"\xff\xff"
@@ -49,19 +57,54 @@ def shared(task: NewTask) -> tuple[str | int | float | bool | None, ...]:
             task.awaited, task.trace)  # fmt: skip
 
 
-async def rows(tasks: Sequence[NewTask]) -> AsyncIterator[bytes]:
-    """The rows of tasks that differ in their ids and arguments only."""
-    before = struct.pack(">hi", len(COLUMNS), 16)
-    behind = b"".join(map(_value, shared(tasks[0])))
+async def copy(
+    connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, timeout: float | None
+) -> None:
+    """Write tasks that differ in their ids and arguments only.
+
+    Raises TimeoutError after `timeout` seconds, and as soon as the connection is lost.
+    """
+    loop = asyncio.get_running_loop()
+    messages = _messages(tasks)
+    async with asyncio.timeout(timeout) as limit:
+
+        def lost(connection: object) -> None:
+            with suppress(RuntimeError):  # it is over already
+                limit.reschedule(loop.time())
+
+        connection.add_termination_listener(lost)
+        try:
+            await connection.copy_to_table(
+                tables.tasks, source=_each(messages), columns=COLUMNS, format="binary",
+                timeout=timeout,
+            )  # fmt: skip
+        finally:
+            connection.remove_termination_listener(lost)
+
+
+async def _each(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for message in messages:
+        yield message
+
+
+def _messages(tasks: Sequence[NewTask]) -> Iterator[bytes]:
+    # What could fail does so here, before the COPY has begun.
+    return _rows(
+        tasks, struct.pack(">hi", len(COLUMNS), 16), b"".join(map(_value, shared(tasks[0])))
+    )
+
+
+def _rows(tasks: Sequence[NewTask], before: bytes, behind: bytes) -> Iterator[bytes]:
     kwargs, behind_args = "{}", _json("{}") + behind
-    yield _BEGIN
-    for start in range(0, len(tasks), AT_ONCE):
-        made: list[bytes] = []
-        for task in tasks[start : start + AT_ONCE]:
-            if task.kwargs != kwargs:
-                kwargs = task.kwargs
-                behind_args = _json(kwargs) + behind
-            args = task.args.encode()
-            made += (before, task.id.bytes, _jsonb(len(args) + 1, 1), args, behind_args)
-        yield b"".join(made)
-    yield _END
+    made, size = [_BEGIN], 0
+    for task in tasks:
+        if task.kwargs != kwargs:
+            kwargs = task.kwargs
+            behind_args = _json(kwargs) + behind
+        args = task.args.encode()
+        made += (before, task.id.bytes, _jsonb(len(args) + 1, 1), args, behind_args)
+        size += len(args) + len(behind_args)
+        if size >= MESSAGE:
+            yield b"".join(made)
+            made, size = [], 0
+    yield b"".join([*made, _END])

@@ -71,6 +71,7 @@ SHORT = 0.005
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of short tasks."""
 MOST_AHEAD = 800
+"""Tasks that are claimed ahead at most: with 2,000 a worker has 3 MB more, and is hardly faster."""
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 
@@ -194,7 +195,7 @@ class Executor:
         if self._mean < SHORT:
             wanted = max(self._concurrency, self._pace, int(self._rate * AHEAD))
             ahead = min(MOST_AHEAD, wanted)
-            self._low_water = ahead * 3 // 4
+            self._low_water = ahead * 3 // 4  # the next ones come before these are over
             if len(self._queue) > self._low_water:
                 return 0
         else:

@@ -8,8 +8,9 @@ here for a while, as the children of one task mostly run one after the other.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from operator import eq
 from typing import Any
 
 # Tens of thousands may be the arguments of one task: this one is made in C.
@@ -61,9 +62,11 @@ class Results:
         given = [loads(args), loads(kwargs)]
         ids = references(given)
         try:
-            deque(map(UUID, ids), 0)
+            sound = all(map(eq, map(str, map(UUID, ids)), ids))
         except (ValueError, TypeError, AttributeError):
-            raise InvalidArguments(f"{name}: a place for a result names no task.") from None
+            sound = False
+        if not sound:
+            raise InvalidArguments(f"{name}: a place for a result names no task.")
         once = set(ids)
         found = await self._of(once)
         values: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from helpers import eventually
+from helpers import PATIENCE, eventually
 from mail_samples import report, send
 from proxy import Proxy
 from rows import count
@@ -234,6 +234,30 @@ async def test_thousands_are_added_in_a_few_round_trips(
 
     assert await count(connection) == 11_503
     assert await count(connection, "kwargs @> '{\"number\": 5000}'") == 1
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["frozen", "cut"])
+async def test_a_copy_that_gets_stuck_is_given_up_and_done_again(
+    wire: Proxy, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", wire.url)
+    config = QueuedTaskConfig(statement_timeout=60 if cut else 3, enqueue_timeout=60)
+    async with QueuedTasks(config=config) as tasks:
+        await tasks.add_task(report, 0)
+        wire.stall_copies(after=300_000)
+        refs = tasks.add_tasks(report, [("x" * 1_000,) for _ in range(20_000)])
+        opened = wire.opened
+        writing = asyncio.create_task(tasks.flush())
+        async with asyncio.timeout(PATIENCE):
+            while wire._copied >= 0 if cut else wire.opened == opened:
+                await asyncio.sleep(0.01)
+        # Until then the server waits for the rest of the rows, and the repetition for the server.
+        wire.cut()
+        async with asyncio.timeout(PATIENCE):
+            await writing
+        assert await refs[-1].get_state() == "enqueued"
+
+    assert await count(connection) == 20_001
 
 
 # Inside a task

@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -35,7 +36,7 @@ from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import watch
 from fastedgy.store.finish import finish_done
-from fastedgy.store.insert import CHUNK
+from fastedgy.store.insert import CHUNK, COPY_FROM
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
 from fastedgy.store.statements import GATED_LINE
@@ -73,17 +74,32 @@ async def test_a_plain_task_is_in_the_line(connection: asyncpg.Connection) -> No
     assert abs(row["date_created"] - row["date_enqueued"]) < timedelta(seconds=1)
 
 
-async def test_both_statements_write_the_same_row(connection: asyncpg.Connection) -> None:
-    plain = new(args="[1]", timeout=3.0)
-    among_others = new(args="[1]", timeout=3.0)
-    await write(connection, plain)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"args": "[1]", "timeout": 3.0},
+        {"args": '["é\\\\\\"{}", null, 1.5]', "kwargs": '{"a": "漢"}', "trace": "00-1-2-01"},
+        {"priority": -7, "max_retries": 2**31 - 1, "queue": '{a,"b"}', "awaited": True},
+    ],
+)
+async def test_all_statements_write_the_same_row(
+    connection: asyncpg.Connection, columns: dict[str, Any]
+) -> None:
+    alone, first, copied = new(**columns), new(**columns), new(**columns)
+    among_others = new(**columns)
+    await write(connection, alone)
+    await write(connection, first, new(**columns))
+    others = [new(**columns | {"kwargs": f'{{"a": {n % 2}}}'}) for n in range(COPY_FROM)]
+    await write(connection, *others[:1_000], copied, *others[1_000:])
     await write(connection, among_others, new(name="another"))
 
-    rows = [dict(await read(connection, task.id)) for task in (plain, among_others)]
+    tasks = (alone, first, copied, among_others)
+    rows = [dict(await read(connection, task.id)) for task in tasks]
     for row in rows:
         for column in ("id", "date_created", "date_enqueued"):
             del row[column]
-    assert rows[0] == rows[1]
+    assert rows == [rows[0]] * 4
+    assert await count(connection, "kwargs @> '{\"a\": 1}'") == COPY_FROM // 2
 
 
 @pytest.mark.parametrize(
