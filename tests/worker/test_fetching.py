@@ -34,6 +34,9 @@ class Slots:
     def room(self) -> int:
         return self.free - len(self.taken)
 
+    def came(self, number: int) -> None:
+        assert number <= self.room()
+
     def accept(self, rows: list[Any], *, first: bool = False) -> None:
         self.taken += rows
 

@@ -12,7 +12,7 @@ import asyncpg
 import limit_tasks
 import pytest
 from crew import Crew, Hire, Staff, reaches
-from helpers import eventually
+from helpers import PATIENCE, eventually
 from rows import CHANNELS, TABLES, change, count, new, read, write
 
 from fastedgy.store import gates, queues, workers
@@ -358,8 +358,9 @@ async def test_places_of_a_killed_worker_are_free_again(
 
 
 async def test_a_suspect_waits_for_a_place_at_its_gate(
-    hire: Hire, connection: asyncpg.Connection
+    hire: Hire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fastedgy.worker.worker.SOLO_IDLE", PATIENCE)  # no supervisor sends another
     async with hire() as staff:
         blocker = await staff.tasks.add_task(limit_tasks.alone, 0.6)
         assert blocker.id is not None
