@@ -206,7 +206,7 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
     if (
         listener.filters
         or logging.getLogRecordFactory() is not logging.LogRecord
-        or logging.Logger.callHandlers is not _CALL_HANDLERS
+        or logging.Logger.callHandlers.__code__.co_filename != _LOGGING
     ):
         return None
     found: CommandHandler | None = None
@@ -221,9 +221,6 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
 
 
 _LOGGING = logging.addLevelName.__code__.co_filename
-_CALL_HANDLERS: Any = logging.Logger.callHandlers
-if _CALL_HANDLERS.__code__.co_filename != _LOGGING:
-    _CALL_HANDLERS = None  # put in place before we came
 
 
 def configure_logging(

@@ -25,6 +25,7 @@ from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
 from fastedgy.queued_tasks.maker import Parent, TaskMaker
 from fastedgy.queued_tasks.ref import QueuedTaskRef, task_id
+from fastedgy.queued_tasks.routes import RouteBuffer
 from fastedgy.queued_tasks.scripts import Script, open_script
 from fastedgy.queued_tasks.waiter import Waiter
 from fastedgy.queued_tasks.writing import write
@@ -378,32 +379,3 @@ class QueuedTasks:
 
     def _in_transaction(self) -> bool:
         return self._in_application and database.in_use() and in_transaction(self._database)
-
-
-class RouteBuffer:
-    """The block in which a route runs: what it adds is written at the end, or dropped."""
-
-    __slots__ = ("_buffer", "_outer", "_service")
-
-    def __init__(self, service: QueuedTasks) -> None:
-        self._service = service
-
-    async def __aenter__(self) -> QueuedTasks:
-        self._outer = open_buffer.get()
-        self._buffer = Buffer()
-        open_buffer.set(self._buffer)
-        return self._service
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                await self._service._write(self._buffer)
-        finally:
-            self._buffer.drop()
-            self._buffer.closed = True
-            open_buffer.set(self._outer)

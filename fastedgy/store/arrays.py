@@ -7,15 +7,17 @@ those go as lists, and times as whole microseconds. In the statement it is `$1::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-MICROSECOND = 1_000_000
-"""So many make a second."""
+from collections.abc import Iterable, Sequence
 
 
 def integers(values: list[int]) -> str:
     """An array of integers."""
     return f"{{{repr(values)[1:-1]}}}"
+
+
+def ages(now: float, moments: Iterable[float]) -> str:
+    """An array of the microseconds that have passed since these readings of a clock."""
+    return integers([int((now - moment) * 1_000_000) for moment in moments])
 
 
 def texts(values: Sequence[str]) -> str:

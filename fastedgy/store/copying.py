@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from asyncpg import Connection
@@ -25,7 +25,11 @@ COLUMNS = ("id", "args", "kwargs", "name", "function", "queue", "priority", "max
 MESSAGE = 40_000
 """Bytes from which on rows are sent: the server takes longer for them than we do."""
 
+Shared = str | int | float | bool | None
+"""The value of a column that is the same in all rows."""
+
 _BEGIN = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_BEFORE = struct.pack(">hi", len(COLUMNS), 16)  # a row: its columns, and the length of its id
 _END = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
 _jsonb = struct.Struct(">iB").pack  # the length, and the version of the format, which is part of it
@@ -36,7 +40,7 @@ def _json(text: str) -> bytes:
     return _jsonb(len(data) + 1, 1) + data
 
 
-def _value(value: str | int | float | bool | None) -> bytes:
+def _value(value: Shared) -> bytes:
     if value is None:
         return _NULL
     if isinstance(value, bool):
@@ -49,23 +53,20 @@ def _value(value: str | int | float | bool | None) -> bytes:
     return struct.pack(">i", len(data)) + data
 
 
-def shared(task: NewTask) -> tuple[str | int | float | bool | None, ...]:
-    """The values of all columns but the first three, which are the same in all rows."""
-    spec = task.spec
-    timeout = None if spec.timeout is None else float(spec.timeout)
-    return (spec.name, spec.function, spec.queue, spec.priority, spec.max_retries, timeout,
-            task.awaited, task.trace)  # fmt: skip
-
-
 async def copy(
-    connection: Connection, tables: Tables, tasks: Sequence[NewTask], *, timeout: float | None
+    connection: Connection,
+    tables: Tables,
+    tasks: Sequence[NewTask],
+    shared: Sequence[Shared],
+    *,
+    timeout: float | None,
 ) -> None:
-    """Write tasks that differ in their ids and arguments only.
+    """Write tasks that differ in their ids and arguments only. `shared`: their other columns.
 
     Raises TimeoutError after `timeout` seconds, and as soon as the connection is lost.
     """
     loop = asyncio.get_running_loop()
-    messages = _messages(tasks)
+    rows = _rows(tasks, b"".join(map(_value, shared)))
     async with asyncio.timeout(timeout) as limit:
 
         def lost(connection: object) -> None:
@@ -75,26 +76,13 @@ async def copy(
         connection.add_termination_listener(lost)
         try:
             await connection.copy_to_table(
-                tables.tasks, source=_each(messages), columns=COLUMNS, format="binary",
-                timeout=timeout,
-            )  # fmt: skip
+                tables.tasks, source=rows, columns=COLUMNS, format="binary", timeout=timeout
+            )
         finally:
             connection.remove_termination_listener(lost)
 
 
-async def _each(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for message in messages:
-        yield message
-
-
-def _messages(tasks: Sequence[NewTask]) -> Iterator[bytes]:
-    # What could fail does so here, before the COPY has begun.
-    return _rows(
-        tasks, struct.pack(">hi", len(COLUMNS), 16), b"".join(map(_value, shared(tasks[0])))
-    )
-
-
-def _rows(tasks: Sequence[NewTask], before: bytes, behind: bytes) -> Iterator[bytes]:
+async def _rows(tasks: Sequence[NewTask], behind: bytes) -> AsyncIterator[bytes]:
     kwargs, behind_args = "{}", _json("{}") + behind
     made, size = [_BEGIN], 0
     for task in tasks:
@@ -102,7 +90,7 @@ def _rows(tasks: Sequence[NewTask], before: bytes, behind: bytes) -> Iterator[by
             kwargs = task.kwargs
             behind_args = _json(kwargs) + behind
         args = task.args.encode()
-        made += (before, task.id.bytes, _jsonb(len(args) + 1, 1), args, behind_args)
+        made += (_BEFORE, task.id.bytes, _jsonb(len(args) + 1, 1), args, behind_args)
         size += len(args) + len(behind_args)
         if size >= MESSAGE:
             yield b"".join(made)

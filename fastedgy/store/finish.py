@@ -20,7 +20,7 @@ from uuid import UUID
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.arrays import MICROSECOND, integers
+from fastedgy.store.arrays import ages, integers
 from fastedgy.store.events import wake_tasks
 from fastedgy.store.family import Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
@@ -294,8 +294,8 @@ def _columns(outcomes: Sequence[Outcome], now: float) -> tuple[Any, ...]:
         # Shorter than the others, an array is filled up with NULL.
         results if any(results) else [],
         contexts if any(contexts) else [],
-        integers([int((now - outcome.began) * MICROSECOND) for outcome in outcomes]),
-        integers([int((now - outcome.ended) * MICROSECOND) for outcome in outcomes]),
+        ages(now, (outcome.began for outcome in outcomes)),
+        ages(now, (outcome.ended for outcome in outcomes)),
     )
 
 

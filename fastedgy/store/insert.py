@@ -42,32 +42,26 @@ class Inserted:
 
 # Rows that differ in their arguments only. `$again` makes it repeatable: when the answer to the
 # first try was lost, its rows may be there.
-_SAME = """
+_ALIKE = """
 WITH new AS (
     INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
                         awaited, trace)
+    $rows
+    $again
+)
+SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
+"""
+_SEVERAL = """
     SELECT task.id, task.args, task.kwargs, $4::text, $5::text, $6::text, $7::integer,
            $8::integer, $9::float8, $10::boolean, $11::text
-      FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS task (id, args, kwargs)
-    $again
-)
-SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
-"""
-INSERT_SAME = Statement(_SAME, again="")
-INSERT_SAME_AGAIN = Statement(_SAME, again="ON CONFLICT (id) DO NOTHING")
-
-# One of them: its values take a third of the time that arrays with one element each take.
-_ONE = """
-WITH new AS (
-    INSERT INTO $tasks (id, args, kwargs, name, function, queue, priority, max_retries, timeout,
-                        awaited, trace)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-    $again
-)
-SELECT pg_notify($12::text, $13::text) WHERE $12::text IS NOT NULL
-"""
-INSERT_ONE = Statement(_ONE, again="")
-INSERT_ONE_AGAIN = Statement(_ONE, again="ON CONFLICT (id) DO NOTHING")
+      FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS task (id, args, kwargs)"""
+# Its values take a third of the time that arrays with one element each take.
+_ONE = "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_KNOWN_STAY = "ON CONFLICT (id) DO NOTHING"
+INSERT_SAME = Statement(_ALIKE, rows=_SEVERAL, again="")
+INSERT_SAME_AGAIN = Statement(_ALIKE, rows=_SEVERAL, again=_KNOWN_STAY)
+INSERT_ONE = Statement(_ALIKE, rows=_ONE, again="")
+INSERT_ONE_AGAIN = Statement(_ALIKE, rows=_ONE, again=_KNOWN_STAY)
 
 # Rows of tasks that run already: no bell.
 _OWNED = """
@@ -80,7 +74,7 @@ SELECT task.id, task.args, task.kwargs, task.context, $5::text, $6::text, $7::te
 $again
 """
 INSERT_OWNED = Statement(_OWNED, again="")
-INSERT_OWNED_AGAIN = Statement(_OWNED, again="ON CONFLICT (id) DO NOTHING")
+INSERT_OWNED_AGAIN = Statement(_OWNED, again=_KNOWN_STAY)
 
 # Any rows. The parents that are rows already are locked first, so that none of them can end
 # between the look at its state and the link to it (DECISIONS R11): the one that finishes it waits,
@@ -171,9 +165,6 @@ KNOWN = Statement("SELECT id FROM $tasks WHERE id = ANY ($1::uuid[])")
 
 def bell(tasks: Sequence[NewTask]) -> str:
     """What the notification of these tasks says (see `lanes_payload`)."""
-    spec = tasks[0].spec
-    if len(tasks) == 1 and spec.is_plain() and not spec.has_gate():
-        return lane_payload(spec.queue, spec.priority)
     lanes: set[tuple[str, int]] = set()
     gates: set[tuple[str, str, int]] = set()
     due: float | None = None
@@ -263,8 +254,11 @@ async def insert(
         return await _insert_any(connection, tables, tasks, channel=channel, again=again,
                                  timeout=timeout)  # fmt: skip
     spec = tasks[0].spec
+    shared = (spec.name, spec.function, spec.queue, spec.priority, spec.max_retries,
+              None if spec.timeout is None else float(spec.timeout), tasks[0].awaited,
+              tasks[0].trace)  # fmt: skip
     if copied:
-        await copying.copy(connection, tables, tasks, timeout=timeout)
+        await copying.copy(connection, tables, tasks, shared, timeout=timeout)
         await ring(connection, channel, {(spec.queue, spec.priority)})
         return Inserted()
     if len(tasks) == 1:
@@ -281,9 +275,9 @@ async def insert(
     await connection.execute(
         statement[tables],
         *rows,
-        *copying.shared(tasks[0]),
+        *shared,
         channel,
-        bell(tasks) if channel else "",
+        lane_payload(spec.queue, spec.priority),
         timeout=timeout,
     )
     return Inserted()

@@ -10,7 +10,7 @@ from uuid import UUID
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.arrays import MICROSECOND, integers, texts
+from fastedgy.store.arrays import ages, integers, texts
 from fastedgy.store.statements import Statement
 
 
@@ -71,7 +71,7 @@ async def append_logs(
     places: list[int] = []
     numbers: list[int] = []
     of_kind: list[int] = []
-    ages: list[int] = []
+    moments: list[float] = []
     messages: list[str] = []
     infos: list[str | None] = []
     with_info = False
@@ -81,7 +81,7 @@ async def append_logs(
             places.append(place)
             numbers.append(number)
             of_kind.append(kinds.get(kind) or kinds.setdefault(kind, len(kinds) + 1))
-            ages.append(int((now - at) * MICROSECOND))
+            moments.append(at)
             messages.append(message)
             infos.append(info)
             with_info = with_info or info is not None
@@ -94,7 +94,7 @@ async def append_logs(
         integers(places),
         integers(numbers),
         integers(of_kind),
-        integers(ages),
+        ages(now, moments),
         texts(messages),
         infos if with_info else [],  # shorter than the others, it is filled up with NULL
     )

@@ -251,9 +251,7 @@ class Completer:
                 run = self._ended.pop(outcome.id, None)
                 if run is not None:
                     outcome.context = run.take_context()
-                    first, lines = run.take_logs()
-                    if lines:
-                        said.append(Said(run.id, run.run, first, lines))
+                    said += _said(run)
         return said
 
     async def _write_traces(self) -> None:
@@ -266,9 +264,7 @@ class Completer:
             context = run.take_context()
             if context is not None:
                 contexts.append((run.id, run.run, context))
-            first, lines = run.take_logs()
-            if lines:
-                said.append(Said(run.id, run.run, first, lines))
+            said += _said(run)
 
         again = False
 
@@ -304,6 +300,12 @@ class Completer:
 
     def _given_up(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+def _said(run: TaskRun) -> list[Said]:
+    """What a run has logged since it was asked last, if anything."""
+    first, lines = run.take_logs()
+    return [Said(run.id, run.run, first, lines)] if lines else []
 
 
 def _parts(said: list[Said]) -> Iterator[list[Said]]:
