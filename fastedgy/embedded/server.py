@@ -72,8 +72,8 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """The server's URL; starts the server first if nobody has yet.
 
-        A few milliseconds when it runs, a fraction of a second when it does not; recovery after a
-        crash takes what it takes, up to 5 minutes. Raises EmbeddedPostgresError with the cure.
+        One connection to its socket when it runs, no lock and no process; recovery after a crash
+        takes what it takes, up to 5 minutes. Raises EmbeddedPostgresError with the cure.
         """
         with self._explained():
             if self._ask() is not Answer.READY:
