@@ -193,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="How long to break things.")
     parser.add_argument("--seed", type=int, default=1, help="Which schedule of faults.")
-    parser.add_argument("--rate", type=float, default=200, help="Tasks added a second.")
+    parser.add_argument("--rate", type=float, default=250, help="Tasks added a second.")
     parser.add_argument(
         "--only", action="append", choices=PER_MINUTE, help="Only this kind of fault, often."
     )
