@@ -24,6 +24,7 @@ from benchmarks import (
     latency,
     limits,
     pressure,
+    pruning,
     route,
     sse,
     workflows,
@@ -45,6 +46,7 @@ SCENARIOS: dict[str, Scenario] = {
         route,
         inprocess,
         pressure,
+        pruning,
         footprint,
         sse,
         limits,
@@ -54,7 +56,8 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in module.SCENARIOS
 }
 ORDER = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip", "route",
-         "inprocess", "traced", "pinned", "deep", "fan", "idle", "memory", "sse")  # fmt: skip
+         "inprocess", "traced", "pinned", "deep", "pruned", "fan", "idle", "memory",
+         "sse")  # fmt: skip
 LIMITS = tuple(scenario.name for scenario in limits.SCENARIOS)
 WORKFLOWS = tuple(
     scenario.name for scenario in (*workflows.SCENARIOS, *workflows_durable.SCENARIOS)

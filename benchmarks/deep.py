@@ -19,7 +19,7 @@ from fastedgy.worker.wire import HELD_PLANS
 
 CHUNK = 250_000
 OLD = 500
-"""Of the done rows, so many are old enough to be pruned."""
+"""Of the done rows, so many are old enough to be pruned, if nothing else is said."""
 
 # Ids as producers make them: the time first. The newest done row was made a minute ago, the oldest
 # 20 days ago, but for the first few, which are old enough to go.
@@ -34,7 +34,7 @@ SELECT (lpad(to_hex((extract(epoch FROM made.at) * 1000)::bigint), 12, '0') || '
   FROM generate_series($1::bigint, $2::bigint - 1) AS n
  CROSS JOIN LATERAL (
        SELECT now() - interval '1 minute'
-              - CASE WHEN n < {OLD} THEN interval '40 days'
+              - CASE WHEN n < $4::bigint THEN interval '40 days'
                      ELSE (1 - n::float8 / $3::bigint) * interval '20 days' END AS at
  ) AS made
 """
@@ -61,11 +61,11 @@ SELECT (SELECT id FROM {T.tasks} WHERE state = 'scheduled' ORDER BY date_due LIM
 """
 
 
-async def make_deep(url: str, done: int, scheduled: int, waiting: int) -> None:
-    """Fill a database with rows that are in nobody's way."""
+async def make_deep(url: str, done: int, scheduled: int, waiting: int, *, old: int = OLD) -> None:
+    """Fill a database with rows that are in nobody's way. `old`: how many of them may be pruned."""
     connection = await connect(url)
     for statement, count, rest in (
-        (_DONE, done, (done,)),
+        (_DONE, done, (done, old)),
         (_SCHEDULED, scheduled, ()),
         (_WAITING, waiting, ()),
     ):

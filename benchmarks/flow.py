@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,8 +39,10 @@ async def flow(
     at_least: float = 0.0,
     at_most: float = 300.0,
     probe_lane: Lane | None = None,
+    going_on: Callable[[], bool] = lambda: False,
 ) -> Flowed:
-    """Let tasks flow until there were `count` and `at_least` seconds have passed.
+    """Let tasks flow until there were `count`, `at_least` seconds have passed, and `going_on` says
+    no.
 
     A task behind each batch is waited for, and a lane is a line: that bounds what is ahead of the
     workers without asking the table. `probe_lane`: one task every 20 ms goes there, for its
@@ -54,7 +56,7 @@ async def flow(
         start = time.monotonic()
         markers: list[asyncio.Task[object]] = []
         added, turn = 0, 0
-        while added < count or time.monotonic() - start < at_least:
+        while added < count or time.monotonic() - start < at_least or going_on():
             running.check()
             queue, priority = lanes[turn % len(lanes)]
             turn += 1

@@ -15,6 +15,7 @@ from benchmarks.drain import REFERENCE, drain, drain_fresh
 from benchmarks.flow import BATCH as FED
 from benchmarks.flow import OUTSTANDING, flow, probe_p99, rate
 from benchmarks.harness import BenchmarkError, Lab, T, fill, pool, settle
+from benchmarks.onlookers import watched
 from benchmarks.report import Bar, Figures, Scenario
 from benchmarks.tasks import noop
 from fastedgy.database import connect
@@ -28,6 +29,8 @@ PINNED_SECONDS = 30.0
 WINDOW = 10.0
 LANES = [(queue, priority) for priority in (0, 5, 10) for queue in ("left", "right")]
 DONE, SCHEDULED, WAITING = 10_000_000, 1_000_000, 1_000_000
+WATCHED = 300_000
+"""Tasks of a drain that lasts for some seconds, as pages look once a second."""
 COMMANDS_MS = 100.0
 
 
@@ -152,6 +155,7 @@ async def deep(lab: Lab) -> list[Figures]:
                     "of_empty": beside.rate / empty.rate,
                     **await _commands(url),
                     "unwanted_scans": 0.0,
+                    **await _watched(lab, url, onlookers_first=bool(number % 2)),
                 }
             )
         complaints = await unwanted_scans(url)
@@ -189,6 +193,30 @@ async def _commands(url: str) -> Figures:
     return found
 
 
+async def _watched(lab: Lab, url: str, *, onlookers_first: bool) -> Figures:
+    """A longer drain with and without people who look at it."""
+    count = lab.count(WATCHED)
+    rates: dict[bool, float] = {}
+    slowest = 0.0
+    for looked_at in (onlookers_first, not onlookers_first):
+        first = new_id()
+        last = await fill(url, noop, count)
+        await settle(url)
+        if looked_at:
+            async with watched(url) as people:
+                drained = await drain(url, count, last, workers=1, first=first)
+            slowest = max(people.slowest.values())
+        else:
+            drained = await drain(url, count, last, workers=1, first=first)
+        rates[looked_at] = drained.rate
+    return {
+        "watched_per_s": rates[True],
+        "unwatched_per_s": rates[False],
+        "of_unwatched": rates[True] / rates[False],
+        "slowest_page_ms": slowest,
+    }
+
+
 async def _once(lab: Lab) -> Figures:
     return (await deep(lab))[0]
 
@@ -214,6 +242,7 @@ SCENARIOS = (
             Bar("status_ms", COMMANDS_MS, "queue status, ms", at_most=True),
             Bar("stats_ms", COMMANDS_MS, "queue stats, ms", at_most=True),
             Bar("unwanted_scans", 0, "scans of rows that are not taken", at_most=True),
+            Bar("of_unwatched", 0.95, "of itself, with the dashboard open and metrics scraped"),
         ),
         repeats=deep,
     ),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from benchmarks.harness import (
     START_LIMIT,
@@ -17,6 +14,7 @@ from benchmarks.harness import (
     cpu_seconds,
     pool,
 )
+from benchmarks.onlookers import settings
 from benchmarks.report import Bar, Figures, Scenario
 from benchmarks.serving import served
 from benchmarks.tasks import tick
@@ -35,17 +33,6 @@ SELECT count(*) FROM pg_stat_activity
  WHERE datname = current_database() AND application_name = 'fastedgy events'
 """
 _RUNNING = f"SELECT count(*) FROM {T.tasks} WHERE state = 'doing'"
-
-
-@contextmanager
-def settings(**values: str) -> Iterator[None]:
-    """Settings of the processes that are started within the block."""
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del os.environ[name]
 
 
 class Browser:
