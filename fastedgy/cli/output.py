@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +48,34 @@ class _Now:
 
 
 console: Console = _Now()  # type: ignore[assignment]
+
+
+@contextmanager
+def progress(words: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    """A bar for work that may take long; yields what tells it that so many more are done.
+
+    On stderr, where that is a terminal, and gone at the end. Without a `total` it counts.
+    """
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    counted = (
+        "{task.completed:,.0f}" if total is None else "{task.completed:,.0f} of {task.total:,.0f}"
+    )
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn(counted),
+        TimeElapsedColumn() if total is None else TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda more: bar.advance(task, more)
 
 
 def print_json(value: Any) -> None:

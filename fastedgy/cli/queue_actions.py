@@ -11,7 +11,7 @@ import click
 
 from fastedgy.cli.context import CliContext, Queue, pass_cli_context, say
 from fastedgy.cli.options import as_json, confirm, names, span, yes
-from fastedgy.cli.output import count, duration, print_json
+from fastedgy.cli.output import count, duration, print_json, progress
 from fastedgy.cli.queue_ops import actor
 from fastedgy.cli.root import Command
 from fastedgy.errors import InvalidTransition, TaskNotFound
@@ -203,16 +203,18 @@ async def _retry_failed(
     cursor = find.FIRST
     # A task that fails again meanwhile comes behind the cursor's end and is not run twice: no more
     # are looked at than there were.
-    while seen < failed:
-        page = await find.failed_page(
-            *queue, after=cursor, limit=min(_CHUNK, failed - seen), name=name, queues=queues
-        )
-        if not page:
-            break
-        cursor = page[-1]
-        seen += len(page)
-        ids = [task_id for _, task_id in page]
-        done += len(await actions.retry(*queue, ids, channels=context.channels))
+    with progress("Retrying", failed) as advance:
+        while seen < failed:
+            page = await find.failed_page(
+                *queue, after=cursor, limit=min(_CHUNK, failed - seen), name=name, queues=queues
+            )
+            if not page:
+                break
+            cursor = page[-1]
+            seen += len(page)
+            ids = [task_id for _, task_id in page]
+            done += len(await actions.retry(*queue, ids, channels=context.channels))
+            advance(len(page))
     if as_json:
         print_json({"failed": failed, "retried": done})
         return
@@ -280,14 +282,16 @@ async def prune(
     deleted = 0
     async with context.queue() as queue:
         after = maintain.FIRST_ID
-        while True:
-            if archive is None:
-                number, after = await maintain.prune(*queue, after=after, **wanted)
-            else:
-                number, after = await archive_chunk(*queue, archive, after=after, **wanted)
-            deleted += number
-            if not number:
-                break
+        with progress("Deleting") as advance:
+            while True:
+                if archive is None:
+                    number, after = await maintain.prune(*queue, after=after, **wanted)
+                else:
+                    number, after = await archive_chunk(*queue, archive, after=after, **wanted)
+                deleted += number
+                advance(number)
+                if not number:
+                    break
         if deleted:
             told = {name: wanted[name] for name in ("older_than", "states")}
             await _note(queue, "task.prune", deleted=deleted, archive=folder, **told)

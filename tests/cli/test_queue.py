@@ -690,6 +690,19 @@ def test_clear_deletes_what_has_not_started_after_asking(
     assert states_of(fastedgy) == {"doing": 1, "done": 1, "failed": 1, "cancelled": 1}
 
 
+def test_long_work_shows_how_far_it_is_on_a_terminal_only(
+    fastedgy: Run, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.task("done", age=40 * 86_400)
+    rows.task("failed")
+    assert fastedgy("queue", "prune").stderr == ""
+    rows.task("done", age=40 * 86_400)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+
+    assert "Deleting" in fastedgy("queue", "prune", "--json").stderr
+    assert "1 of 1" in fastedgy("queue", "retry", "--yes").stderr
+
+
 def test_prune_deletes_what_ended_long_ago(fastedgy: Run, rows: Rows) -> None:
     for age in (40, 10, 1):
         rows.task("done", age=age * 86_400)
