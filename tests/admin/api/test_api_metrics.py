@@ -355,5 +355,5 @@ def test_the_dashboard_and_the_alerts_name_series_that_exist(panel: Panel) -> No
     alerts = (ROOT / "docs/alerts.yml").read_text()
 
     for text in [*queries, *re.findall(r"expr: (.+)", alerts)]:
-        for name in re.findall(r"\b(?:queued|circuit)_\w+", text):
+        for name in re.findall(r"\b(?:queued|circuit|inprocess)_\w+", text):
             assert re.sub(r"_(bucket|count|sum)$", "", name) in known, name
