@@ -23,6 +23,11 @@ PAGES = {
     "failed-task": "", "running-task": "", "family": "",
     "schedule-edit": "/schedules/edit?name=nightly+report",
 }  # fmt: skip
+DIALOGS = {
+    "drain": ("/workers", ("text=Drain all",)),
+    "bulk-retry": ("/tasks?state=failed", ("[name=id] >> nth=0", "#every", "button[value=retry]")),
+}
+"""What asks before it does something: the page, and what is clicked there, one after the other."""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 860}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
@@ -72,24 +77,36 @@ def test_every_page_is_right_for_everybody(
 
     axe = Axe()
     with Visitor.entering(board, chromium, **LOOKS[look]) as visitor:
+        visitor.open("/")
+        _look_at("sign-in", look, visitor, axe)
         visitor.sign_in("write-token-of-the-tests")
         for name, path in paths.items():
             assert visitor.open(path) == 200, name
-            # What axe looks at differs in its colours only.
-            found = axe.run(visitor.page).response["violations"] if look != "narrow" else []
-            serious = [each for each in found if each["impact"] in ("serious", "critical")]
-            assert [(name, each["id"], each["nodes"][0]["html"]) for each in serious] == []
-            width = visitor.page.evaluate("document.documentElement.scrollWidth")
-            assert (name, width) == (name, LOOKS[look]["viewport"]["width"])
-            if PICTURES:
-                _picture(visitor.page, Path(PICTURES) / f"dashboard-{name}-{look}.png")
+            _look_at(name, look, visitor, axe)
+        for name, (path, clicks) in DIALOGS.items():
+            visitor.open(path)
+            for selector in clicks:
+                visitor.page.click(selector)
+            visitor.page.wait_for_selector("dialog button.main")
+            _look_at(name, look, visitor, axe)
+
+
+def _look_at(name: str, look: str, visitor: Visitor, axe: Any) -> None:
+    # What axe looks at differs in its colours only.
+    found = axe.run(visitor.page).response["violations"] if look != "narrow" else []
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(name, each["id"], each["nodes"][0]["html"]) for each in serious] == []
+    width = visitor.page.evaluate("document.documentElement.scrollWidth")
+    assert (name, width) == (name, LOOKS[look]["viewport"]["width"])
+    if PICTURES:
+        _picture(visitor.page, Path(PICTURES) / f"dashboard-{name}-{look}.png")
 
 
 def _picture(page: Any, path: Path) -> None:
     """A picture in few colours, so that it is small. Of a list, only what fits on the screen."""
     from PIL import Image
 
-    whole = not path.name.startswith("dashboard-tasks")
+    whole = not path.name.startswith(("dashboard-tasks", "dashboard-bulk"))
     shot = Image.open(BytesIO(page.screenshot(full_page=whole, animations="disabled")))
     shot = shot.convert("RGB").crop((0, 0, shot.width, min(shot.height, 1700)))
     shot.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
