@@ -118,7 +118,8 @@ def copy_to(folder: Path) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    shutil.copytree(folder / "migrations", folder / "fastedgy" / "migrations")
+    # Not in both places: beside the tests they would be a project's own.
+    (folder / "migrations").rename(folder / "fastedgy" / "migrations")
 
 
 def survives(mutation: Mutation) -> str | None:
