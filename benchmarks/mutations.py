@@ -3,8 +3,8 @@
     python -m benchmarks.mutations [NAME …] [--json]
 
 Each mutation is made in a copy of the sources in a temporary folder, where the tests that guard the
-rule are run. Exit code 1 when one of them survives, or can no longer be made because the line it
-changes is not there any more.
+rule are run, and must fail; without the mutation they must pass. Exit code 1 when one of them
+survives, or can no longer be made because the line it changes is not there any more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,24 +130,32 @@ def survives(mutation: Mutation) -> str | None:
         folder.chmod(0o755)
         copy_to(folder)
         file = folder / mutation.file
-        text = file.read_text()
+        whole = text = file.read_text()
         for old, new in mutation.change:
             if old not in text:
                 return f"{mutation.file} has no {old!r} any more"
             text = text.replace(old, new)
         file.write_text(text)
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", "60", *mutation.tests],
-                cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, timeout=WITHIN,
-                capture_output=True, text=True,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return None
-        if done.returncode == 1:
-            return None
-        last = done.stdout.strip().splitlines()[-1:] or ["nothing"]
-        return f"the tests pass: {last[0]}" if done.returncode == 0 else f"pytest: {last[0]}"
+        failed, last = run_tests(folder, mutation.tests)
+        if not failed:
+            return f"the tests pass: {last}"
+        # Tests that fail without it, too, have noticed nothing.
+        file.write_text(whole)
+        failed, last = run_tests(folder, mutation.tests)
+        return f"the tests fail as it is: {last}" if failed else None
+
+
+def run_tests(folder: Path, tests: Sequence[str]) -> tuple[bool, str]:
+    """Whether they fail or hang, and the last line that they print."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", "--timeout", "60", *tests],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, timeout=WITHIN,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return True, f"not over after {WITHIN:g} s"
+    return done.returncode != 0, (done.stdout.strip().splitlines()[-1:] or ["nothing"])[0]
 
 
 def main() -> int:
