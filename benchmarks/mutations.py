@@ -82,7 +82,7 @@ MUTATIONS = (
                 "        self.maintenance.stop()\n",
             ),
         ),
-        ("tests/faults/test_stopping.py", "tests/worker/test_processes.py"),
+        ("tests/faults/test_stopping.py",),
     ),
     Mutation(
         "beats in the loop",
@@ -95,7 +95,7 @@ MUTATIONS = (
                 "self._beat_and_watch())\n",
             ),
         ),
-        ("tests/worker/test_processes.py", "tests/faults/test_hostile_tasks.py"),
+        ("tests/faults/test_hostile_tasks.py",),
     ),
     Mutation(
         "parents",

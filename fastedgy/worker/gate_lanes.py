@@ -11,7 +11,6 @@ from asyncpg import Record
 
 from fastedgy.store.gates import GateLane
 from fastedgy.worker.lanes import BEGINNING
-from fastedgy.worker.passage import lane_of
 
 MOST = 20_000
 """Lanes that are kept; more are found again by looking."""
@@ -114,12 +113,11 @@ class GateLanes:
         """How many of them sleep."""
         return len(self._sleeping)
 
-    def claimed(self, rows: Sequence[Record]) -> None:
-        """Raise the bounds to what was taken; `rows` stand in the order of the line."""
+    def claimed(self, lanes: Sequence[GateLane], rows: Sequence[Record]) -> None:
+        """Raise the bounds to what was taken; `rows` stand in the order of the line, and each has
+        its lane in `lanes`."""
         low = self._low
-        for lane, place in dict(
-            zip(map(lane_of, rows), map(_place_in_line, rows), strict=True)
-        ).items():
+        for lane, place in dict(zip(lanes, map(_place_in_line, rows), strict=True)).items():
             if lane in low and place > low[lane]:
                 low[lane] = place
 

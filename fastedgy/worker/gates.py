@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,7 @@ PACE = 0.02
 _id = itemgetter("id")
 _place = itemgetter("queue", "gate")
 _place_in_line = itemgetter("date_enqueued")
+_priority = itemgetter("priority")
 
 
 class Gatekeeper:
@@ -219,7 +221,8 @@ class Gatekeeper:
         rows = passage.rows
         self._hold(rows)
         rows.sort(key=_place_in_line)
-        self._gates.claimed(rows)
+        lanes: list[GateLane] = list(map(lane_of, rows))
+        self._gates.claimed(lanes, rows)
         if self.rules.limited:
             self._plain.claimed([row for row in rows if row["gate"] is None])
         self._free = passage.free
@@ -232,7 +235,7 @@ class Gatekeeper:
             self._queues_held[queue] = now + (ASK_AGAIN if wait is None else max(PACE, wait))
         if rows:
             self._look_at = min(self._look_at, max(now + SETTLE, self._look_allowed))
-        return _in_turns(rows)
+        return _in_turns(rows, lanes)
 
     def _hold(self, rows: Sequence[Record]) -> None:
         self._held.update(zip(map(_id, rows), map(_place, rows), strict=True))
@@ -270,20 +273,22 @@ class Gatekeeper:
         return self.changed(await self._run(work))
 
 
-def _in_turns(rows: list[Record]) -> list[Record]:
+def _in_turns(rows: list[Record], lanes: list[GateLane]) -> list[Record]:
     """In the order in which to start them: the oldest of each lane, then the second of each, …
 
-    `rows` stand in the order of the line.
+    `rows` stand in the order of the line, and each has its lane in `lanes`.
     """
-    if len(set(map(lane_of, rows))) <= 1:
+    numbers = dict.fromkeys(lanes, 0)
+    if len(numbers) <= 1:
         return rows
-    numbers: dict[tuple[str, str | None], int] = {}
-    order = []
-    for place, row in enumerate(rows):
-        lane = (row["queue"], row["gate"])
-        numbers[lane] = number = numbers.get(lane, 0) + 1
-        order.append((-row["priority"], number, place))
-    return [rows[place] for _, _, place in sorted(order)]
+    rounds: list[list[Record]] = []
+    for lane, row in zip(lanes, rows, strict=True):
+        number = numbers[lane]
+        numbers[lane] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(row)
+    return sorted(chain.from_iterable(rounds), key=_priority, reverse=True)
 
 
 def _names(queues: Collection[str]) -> str:

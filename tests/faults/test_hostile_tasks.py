@@ -86,6 +86,19 @@ async def test_a_sync_function_that_never_returns_fails_by_its_timeout_and_its_p
     assert (rested["attempt"], rested["losses"]) == (1, 0), "an interruption costs nothing"
 
 
+async def test_a_blocked_event_loop_loses_neither_its_process_nor_its_lease(
+    connection: asyncpg.Connection, supervise: Supervise, tmp_path: Path
+) -> None:
+    supervised = supervise(workers=2)
+    pids = await supervised.ready(connection, 2)
+
+    blocks = await enqueue(connection, fault_tasks.hog, 6.0, str(tmp_path / "runs"))
+
+    row = await reaches(connection, blocks, "done")
+    assert (row["run"], row["losses"]) == (1, 0), "a lease is 4 s, and half of it is silence"
+    assert sorted(supervised.workers()) == sorted(pids)
+
+
 async def reaches_other_process(
     connection: asyncpg.Connection, supervised: Supervised, pid: int
 ) -> None:

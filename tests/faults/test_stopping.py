@@ -163,3 +163,18 @@ async def test_sigterm_lets_tasks_end_that_started_right_after_others(
     row = await row_of(connection, task)
     assert (row["state"], row["attempt"]) == ("done", 1)
     assert len(runs_in(tmp_path / "runs")) == 1
+
+
+async def test_a_draining_worker_keeps_its_lease_until_its_last_task_has_ended(
+    connection: asyncpg.Connection, supervise: Supervise, tmp_path: Path
+) -> None:
+    supervised = supervise(drain_timeout=30)
+    await supervised.ready(connection)
+    task = await enqueue(connection, fault_tasks.nap, 7.0, str(tmp_path / "runs"))
+    await started(tmp_path / "runs")
+    await supervise().ready(connection, 1)  # who would take the task after a lease of 4 s
+    supervised.tell()
+
+    assert await supervised.ended() == 0
+    row = await reaches(connection, task, "done")
+    assert (row["run"], row["losses"]) == (1, 0)

@@ -74,6 +74,13 @@ async def keep(megabytes: int) -> int:
 
 
 @task(max_retries=0)
+async def hog(seconds: float, file: str) -> None:
+    """Let nothing else run in the event loop."""
+    _tell(file)
+    time.sleep(seconds)
+
+
+@task(max_retries=0)
 async def nap(seconds: float, file: str) -> str:
     _tell(file)
     await asyncio.sleep(seconds)
