@@ -216,7 +216,7 @@ class Fetcher:
         # Half of the room is not all that there was for the others.
         self._more = len(rows) + len(passed) == room or len(rows) == limit < room
         if rows or passed:
-            self._executor.came(len(rows) + len(passed))
+            self._executor.came(len(rows) + len(passed), gated=bool(passed))
         if passed:
             await self._take_passed(passed)
         if rows:

@@ -34,7 +34,7 @@ class Slots:
     def room(self) -> int:
         return self.free - len(self.taken)
 
-    def came(self, number: int) -> None:
+    def came(self, number: int, *, gated: bool) -> None:
         assert number <= self.room()
 
     def accept(self, rows: list[Any], *, first: bool = False) -> None:
