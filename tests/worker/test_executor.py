@@ -184,7 +184,7 @@ async def test_who_is_done_before_the_next_claim_arrives_asks_for_twice_as_much(
     asked = [executor.room()]
     for _ in range(3):
         rows = [row(shop_tasks.echo) for _ in range(asked[-1])]
-        executor.came(len(rows, gated=False))
+        executor.came(len(rows), gated=False)
         executor.accept(rows[:1])
         executor.accept(rows[1:])
         await came(completer, *rows)
