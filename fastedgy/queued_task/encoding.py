@@ -108,14 +108,22 @@ def _find(value: Any, found: list[Any]) -> None:
     elif type(value) is not list:
         return
     for item in value:
-        if type(item) is dict or type(item) is list:
+        kind = type(item)
+        if kind is dict and len(item) == 1 and REFERENCE in item:  # of a join, there are thousands
+            found.append(item[REFERENCE])
+        elif kind is dict or kind is list:
             _find(item, found)
 
 
 def filled(value: Any, result_of: Callable[[str], Any]) -> Any:
     """The arguments of a row that takes results, with `result_of(id)` in their places."""
     if type(value) is list:
-        return [filled(item, result_of) for item in value]
+        return [
+            result_of(item[REFERENCE])
+            if type(item) is dict and len(item) == 1 and REFERENCE in item
+            else filled(item, result_of)
+            for item in value
+        ]
     if type(value) is dict:
         if len(value) == 1:
             if REFERENCE in value:

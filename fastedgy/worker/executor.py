@@ -102,8 +102,12 @@ class _Unlimited:
     lease_until = float("inf")
 
 
-async def _read_nothing(ids: list[str]) -> Read:
+async def _read_nothing(ids: list[UUID]) -> Read:
     return {}, None
+
+
+async def _read_nothing_plain(ids: list[UUID]) -> str | None:
+    return None
 
 
 class Executor:
@@ -146,7 +150,7 @@ class Executor:
         self._most_ahead = MOST_AHEAD
         self.closed = False
         self.lease: Lease = _Unlimited()
-        self.results = Results(_read_nothing)
+        self.results = Results(_read_nothing, _read_nothing_plain)
         self.on_room: Callable[[], None] = lambda: None
         self.on_stuck: Callable[[str], None] = lambda reason: None
         self._empty = asyncio.Event()

@@ -22,15 +22,18 @@ from fastedgy.queued_task.encoding import filled, loads, references
 from fastedgy.queued_tasks.outcome import ENDED, error_of
 
 Read = tuple[dict[str, str], str | None]
-Reading = Callable[[list[str]], Awaitable[Read]]
+Reading = Callable[[list[UUID]], Awaitable[Read]]
 """Reads results by the ids of tasks, as `store.watch.read_results` does."""
+ReadingPlain = Callable[[list[UUID]], Awaitable[str | None]]
+"""Reads very many, as `store.watch.read_plain_results` does."""
 
 KEPT = 16_000_000
 """Characters of JSON that are kept at most."""
 TOO_LARGE = 1_000_000
 """Characters of one result from which on it is not kept."""
 TOO_MANY = 1_000
-"""Results of one read from which on they are not kept: those of a join are wanted once."""
+"""Results of one task from which on they are read by themselves, without their ids, and are not
+kept: those of a join are wanted once."""
 UNFINISHED_AGAIN = 1.0
 """Seconds after which a task is run again that found a parent at work once more."""
 
@@ -43,8 +46,9 @@ class Results:
     into the next.
     """
 
-    def __init__(self, read: Reading) -> None:
+    def __init__(self, read: Reading, read_plain: ReadingPlain) -> None:
         self._read = read
+        self._read_plain = read_plain
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._size = 0
         self._wanted: list[tuple[set[str], asyncio.Future[dict[str, Found]]]] = []
@@ -62,17 +66,23 @@ class Results:
         given = [loads(args), loads(kwargs)]
         ids = references(given)
         try:
-            sound = all(map(eq, map(str, map(UUID, ids)), ids))
+            tasks = list(map(UUID, ids))
+            sound = all(map(eq, map(str, tasks), ids))
         except (ValueError, TypeError, AttributeError):
             sound = False
         if not sound:
             raise InvalidArguments(f"{name}: a place for a result names no task.")
         once = set(ids)
-        found = await self._of(once)
+        found: dict[str, Found] = {}
         values: dict[str, Any] = {}
-        if len(once) == len(ids):  # else each place gets a copy of its own
-            plain = {id: value for id, value in found.items() if isinstance(value, str)}
-            values = dict(zip(plain, loads(f"[{','.join(plain.values())}]"), strict=True))
+        plain = None
+        if len(ids) == len(once) >= TOO_MANY and (plain := await self._read_plain(tasks)):
+            values = dict(zip(sorted(ids), loads(plain), strict=True))
+        if plain is None:
+            found = await self._of(once)
+            if len(once) == len(ids):  # else each place gets a copy of its own
+                texts = {id: value for id, value in found.items() if isinstance(value, str)}
+                values = dict(zip(texts, loads(f"[{','.join(texts.values())}]"), strict=True))
 
         def result(id: str) -> Any:
             if id in values:
@@ -114,7 +124,7 @@ class Results:
                 wanted, self._wanted = self._wanted, []
                 ids = set().union(*(missing for missing, _ in wanted))
                 try:
-                    results, others = await self._read(list(ids))
+                    results, others = await self._read(list(map(UUID, ids)))
                 except Exception as error:
                     for _, future in wanted:
                         if not future.done():
@@ -130,8 +140,7 @@ class Results:
 
     def _take(self, ids: set[str], results: dict[str, str], others: str | None) -> dict[str, Found]:
         read: dict[str, Found] = {**results}
-        if len(results) < TOO_MANY:
-            self._keep(results)
+        self._keep(results)
         for row in loads(others) if others is not None else ():
             read[row["id"]] = _error(row)
         for id in ids - read.keys():

@@ -37,7 +37,7 @@ from fastedgy.worker.maintenance import Maintenance
 from fastedgy.worker.memory import resident
 from fastedgy.worker.notifier import Notifier
 from fastedgy.worker.report import Board, Report
-from fastedgy.worker.results import Read, Results
+from fastedgy.worker.results import Results
 from fastedgy.worker.rollups import Rollups
 from fastedgy.worker.telling import Telling
 from fastedgy.worker.watchdog import Watchdog
@@ -136,7 +136,11 @@ class Worker:
     def _join(self) -> None:
         executor, fetcher, completer = self.executor, self.fetcher, self.completer
         executor.lease = self.heartbeat
-        executor.results = Results(self._read_results)
+        claims, tables = self._claims, self._tables
+        executor.results = Results(
+            lambda ids: claims.run(lambda line: watch.read_results(line, tables, ids)),
+            lambda ids: claims.run(lambda line: watch.read_plain_results(line, tables, ids)),
+        )
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring
@@ -467,12 +471,6 @@ class Worker:
     def _may_judge(self) -> bool:
         since = self.heartbeat.steady_since
         return since is not None and time.monotonic() - since >= self._config.lease
-
-    async def _read_results(self, ids: list[str]) -> Read:
-        """The results of tasks that are arguments of others."""
-        return await self._claims.run(
-            lambda connection: watch.read_results(connection, self._tables, ids)
-        )
 
     async def _flush_added(self, run: TaskRun) -> None:
         """Write what a task has added to the queue."""

@@ -137,6 +137,7 @@ EXPECTED = {
     standing.CIRCLES: {TASKS_KEY, "queued_task_links_child"},
     standing.STAND: {TASKS_KEY},
     watch.RESULTS: {TASKS_KEY},
+    watch.PLAIN_RESULTS: {TASKS_KEY},
     traces.APPEND_LOGS: {TASKS_KEY},
     traces.WRITE_CONTEXTS: {TASKS_KEY},
     gates.HEADS: {"queued_tasks_gated", "queued_tasks_gate_taken", GATES_KEY},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -22,6 +23,7 @@ class Rows:
         self.results: dict[str, str] = {}
         self.others: list[dict[str, Any]] = []
         self.asked: list[set[str]] = []
+        self.asked_for_all = 0
 
     def done(self, result: str) -> str:
         id = str(new_id())
@@ -34,14 +36,22 @@ class Rows:
                             "error_message": "why", "error_traceback": None})  # fmt: skip
         return id
 
-    async def read(self, ids: list[str]) -> Read:
-        self.asked.append(set(ids))
+    async def read(self, ids: list[UUID]) -> Read:
+        wanted = set(map(str, ids))
+        self.asked.append(wanted)
         await asyncio.sleep(0)
-        others = [row for row in self.others if row["id"] in ids]
+        others = [row for row in self.others if row["id"] in wanted]
         return (
-            {id: self.results[id] for id in ids if id in self.results},
+            {id: self.results[id] for id in wanted if id in self.results},
             json.dumps(others) if others else None,
         )
+
+    async def read_plain(self, ids: list[UUID]) -> str | None:
+        self.asked_for_all += 1
+        wanted = sorted(map(str, ids))
+        if not all(id in self.results for id in wanted):
+            return None
+        return f"[{','.join(self.results[id] for id in wanted)}]"
 
 
 def args_of(*ids: str) -> str:
@@ -50,7 +60,7 @@ def args_of(*ids: str) -> str:
 
 async def test_what_is_asked_for_at_once_is_read_at_once_and_kept() -> None:
     rows = Rows()
-    made = Results(rows.read)
+    made = Results(rows.read, rows.read_plain)
     one, two = rows.done("1"), rows.done('{"a": 2}')
 
     async def take(*ids: str) -> Any:
@@ -68,16 +78,37 @@ async def test_what_is_asked_for_at_once_is_read_at_once_and_kept() -> None:
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "KEPT", 10)
     rows = Rows()
-    made = Results(rows.read)
+    made = Results(rows.read, rows.read_plain)
     for id in [rows.done('"1234"'), rows.done('"5678"')]:
         await made.arguments("f", args_of(id), "{}", run_anyway=False)
 
     assert sum(map(len, made._kept.values())) <= 10
 
 
+async def test_very_many_are_read_by_themselves_unless_one_of_them_came_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "TOO_MANY", 3)
+    rows = Rows()
+    made = Results(rows.read, rows.read_plain)
+    ids = [rows.done(str(number)) for number in range(5)]
+
+    async def take(*ids: str) -> list[Any]:
+        return (await made.arguments("f", args_of(*ids), "{}", run_anyway=True))[0]
+
+    assert await take(*reversed(ids)) == [4, 3, 2, 1, 0]
+    assert (rows.asked_for_all, rows.asked, len(made._kept)) == (1, [], 0)
+    assert await take(*ids, ids[0]) == [0, 1, 2, 3, 4, 0]
+    assert rows.asked_for_all == 1
+    failed = rows.other("failed")
+    *values, error = await take(*ids, failed)
+    assert values == [0, 1, 2, 3, 4]
+    assert type(error) is TaskFailed
+
+
 async def test_what_came_to_nothing_is_raised_or_stands_in_its_place() -> None:
     rows = Rows()
-    made = Results(rows.read)
+    made = Results(rows.read, rows.read_plain)
     failed, cancelled, gone = rows.other("failed"), rows.other("cancelled"), str(new_id())
     for id, kind in ((failed, TaskFailed), (cancelled, TaskCancelled), (gone, ResultGone)):
         with pytest.raises(kind):
@@ -90,20 +121,22 @@ async def test_a_parent_that_is_at_work_again_is_waited_for() -> None:
     rows = Rows()
     busy = rows.other("doing")
     with pytest.raises(Snooze, match="at work again"):
-        await Results(rows.read).arguments("f", args_of(busy), "{}", run_anyway=True)
+        await Results(rows.read, rows.read_plain).arguments(
+            "f", args_of(busy), "{}", run_anyway=True
+        )
 
 
 @pytest.mark.parametrize("forged", ['[{"$ref": 5}]', '[{"$ref": "x"}]', '[{"$ref": null}]'])
 async def test_forged_places_are_refused(forged: str) -> None:
     with pytest.raises(InvalidArguments, match="names no task"):
-        await Results(Rows().read).arguments("f", forged, "{}", run_anyway=False)
+        await Results(Rows().read, Rows().read_plain).arguments("f", forged, "{}", run_anyway=False)
 
 
 async def test_an_error_of_the_reading_reaches_all_who_asked() -> None:
-    async def broken(ids: list[str]) -> Read:
+    async def broken(ids: list[UUID]) -> Read:
         raise OSError("away")
 
-    made = Results(broken)
+    made = Results(broken, Rows().read_plain)
     for _ in range(2):
         with pytest.raises(OSError, match="away"):
             await made.arguments("f", args_of(str(new_id())), "{}", run_anyway=False)
