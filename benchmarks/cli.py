@@ -23,6 +23,7 @@ from benchmarks import (
     inprocess,
     latency,
     limits,
+    pages,
     pressure,
     pruning,
     route,
@@ -46,6 +47,7 @@ SCENARIOS: dict[str, Scenario] = {
         route,
         inprocess,
         pressure,
+        pages,
         pruning,
         footprint,
         sse,
@@ -56,7 +58,7 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in module.SCENARIOS
 }
 ORDER = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip", "route",
-         "inprocess", "traced", "pinned", "deep", "pruned", "fan", "idle", "memory",
+         "inprocess", "traced", "pinned", "deep", "pages", "pruned", "fan", "idle", "memory",
          "sse")  # fmt: skip
 LIMITS = tuple(scenario.name for scenario in limits.SCENARIOS)
 WORKFLOWS = tuple(

@@ -37,7 +37,7 @@ class Onlookers:
     def __init__(self, port: int, token: str) -> None:
         self.slowest: dict[str, float] = {}
         self.all_have_looked = asyncio.Event()
-        self._port = port
+        self.port = port
         self._token = token
 
     def _request(self, path: str) -> bytes:
@@ -46,9 +46,10 @@ class Onlookers:
             f"Authorization: Bearer {self._token}\r\n\r\n"
         ).encode()
 
-    async def _get(
+    async def get(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str
     ) -> None:
+        """Ask for a path. Raises BenchmarkError unless it is answered with 200."""
         began = time.perf_counter()
         writer.write(self._request(path))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -63,10 +64,10 @@ class Onlookers:
 
     async def scrape(self) -> None:
         """Ask for the metrics every second."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             while True:
-                await self._get(reader, writer, METRICS)
+                await self.get(reader, writer, METRICS)
                 await asyncio.sleep(SCRAPE_EVERY)
         finally:
             writer.close()
@@ -76,12 +77,12 @@ class Onlookers:
         changed = asyncio.Event()
         changed.set()
         following = asyncio.create_task(self._follow(changed))
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             while True:
                 await changed.wait()
                 changed.clear()
-                await self._get(reader, writer, path)
+                await self.get(reader, writer, path)
                 await asyncio.sleep(pace)
                 if following.done():
                     following.result()
@@ -93,7 +94,7 @@ class Onlookers:
             writer.close()
 
     async def _follow(self, changed: asyncio.Event) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(self._request("/queue/api/events"))
             if b" 200 " not in await reader.readline():

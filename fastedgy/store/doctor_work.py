@@ -1,6 +1,7 @@
 """Work that does not get done: rows which the engine should have moved on, and has not.
 
-Each count stops at `MOST`, so that a look at millions of rows stays cheap.
+Each count stops at `MOST`, so that a look at millions of rows stays cheap. Conditions are told by
+`statement_timestamp()`: with `clock_timestamp()` no index could be used for them.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ SELECT name AS queue, date_changed, changed_by FROM $queues WHERE paused ORDER B
 _OVERDUE = Statement(f"""
 SELECT count(*) AS tasks, extract(epoch FROM clock_timestamp() - min(date_due))::float8 AS seconds
   FROM (SELECT date_due FROM $tasks
-         WHERE {DUE} AND date_due < clock_timestamp() - $1 * interval '1 second'
+         WHERE {DUE} AND date_due < statement_timestamp() - $1 * interval '1 second'
          ORDER BY date_due LIMIT {MOST}) AS overdue
 """)
 # They come back every few seconds, so those due soon are all of them.
 _UNKNOWN = Statement(f"""
 SELECT function, count(*) AS tasks, min(id::text)::uuid AS example, max(error_message) AS message
   FROM (SELECT id, function, error_type, error_message FROM $tasks
-         WHERE state = 'scheduled' AND date_due < clock_timestamp() + interval '15 seconds'
+         WHERE state = 'scheduled' AND date_due < statement_timestamp() + interval '15 seconds'
          ORDER BY date_due LIMIT {MOST}) AS soon
  WHERE error_type = 'FunctionNotFound'
  GROUP BY function ORDER BY count(*) DESC, function
@@ -71,7 +72,7 @@ SELECT task.worker_id, count(*) AS tasks, min(task.id::text)::uuid AS example,
   FROM (SELECT id, worker_id FROM $tasks WHERE state = 'doing' LIMIT {MOST}) AS task
   LEFT JOIN $workers AS worker ON worker.id = task.worker_id
  WHERE worker.id IS NULL OR worker.state NOT IN ('running', 'draining')
-    OR worker.last_heartbeat < clock_timestamp() - $1 * interval '1 second'
+    OR worker.last_heartbeat < statement_timestamp() - $1 * interval '1 second'
  GROUP BY task.worker_id, worker.state, worker.server_name, worker.pid, worker.last_heartbeat
  ORDER BY count(*) DESC, task.worker_id
 """)
@@ -79,13 +80,13 @@ _OVERTIME = Statement(f"""
 SELECT count(*) AS tasks, min(id::text)::uuid AS example,
        max(extract(epoch FROM clock_timestamp() - date_started))::float8 AS seconds
   FROM (SELECT id, date_started, timeout FROM $tasks WHERE state = 'doing' LIMIT {MOST}) AS task
- WHERE date_started < clock_timestamp() - (coalesce(timeout, $1) + $2) * interval '1 second'
+ WHERE date_started < statement_timestamp() - (coalesce(timeout, $1) + $2) * interval '1 second'
 """)
 _SUSPECTS = Statement(f"""
 SELECT count(*) AS tasks, min(id::text)::uuid AS example,
        extract(epoch FROM clock_timestamp() - min(date_enqueued))::float8 AS seconds
   FROM (SELECT id, date_enqueued FROM $tasks
-         WHERE {SUSPECT} AND date_enqueued < clock_timestamp() - $1 * interval '1 second'
+         WHERE {SUSPECT} AND date_enqueued < statement_timestamp() - $1 * interval '1 second'
          ORDER BY date_enqueued LIMIT {MOST}) AS suspect
 """)
 # A waiting task is let go by the end of a parent that has not ended. Where there is none, nothing
@@ -93,9 +94,13 @@ SELECT count(*) AS tasks, min(id::text)::uuid AS example,
 _FORSAKEN = Statement(f"""
 SELECT count(*) AS tasks, min(id::text)::uuid AS example
   FROM (SELECT id FROM $tasks WHERE state = 'waiting' ORDER BY id LIMIT {MOST}) AS task
- WHERE NOT EXISTS (SELECT FROM $links AS link JOIN $tasks AS parent ON parent.id = link.parent_id
-                    WHERE link.child_id = task.id AND NOT link.settled
-                      AND parent.state NOT IN ('done', 'failed', 'cancelled'))
+  LEFT JOIN LATERAL (
+       SELECT true AS there FROM $links AS link JOIN $tasks AS parent ON parent.id = link.parent_id
+        WHERE link.child_id = task.id AND NOT link.settled
+          AND parent.state NOT IN ('done', 'failed', 'cancelled')
+        LIMIT 1  -- keeps the planner from reading all links, of which there may be millions
+  ) AS held ON true
+ WHERE held.there IS NULL
 """)
 _OLDEST_ENDED = Statement("""
 SELECT extract(epoch FROM clock_timestamp() - date_ended)::float8
@@ -107,7 +112,7 @@ _SCHEDULES = Statement("""
 SELECT name, error, extract(epoch FROM clock_timestamp() - next_due)::float8 AS late
   FROM $schedules
  WHERE error IS NOT NULL
-    OR (NOT paused AND next_due < clock_timestamp() - $1 * interval '1 second')
+    OR (NOT paused AND next_due < statement_timestamp() - $1 * interval '1 second')
  ORDER BY name LIMIT 100
 """)
 # Ids are the time at which their producer, or the starter of a worker, made them.

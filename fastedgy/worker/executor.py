@@ -136,6 +136,7 @@ class Executor:
         self._running: dict[UUID, Running] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._mean = SHORT
         self._rate = 0.0
         self._pace = 0
@@ -279,7 +280,8 @@ class Executor:
         it = Running(row, target, now, config.task_timeout, self._completer.wake, config.log_limit)
         self._running[it.id] = it
         it.slot = self._board.put(it.id)
-        it.task = self._loop.create_task(self._run(it))
+        # Not a copy of the context at hand: often that is the one of the task that has just ended.
+        it.task = self._loop.create_task(self._run(it), context=self._context.copy())
         if not self._sweeping:
             self._sweeping = True
             self._measured = now

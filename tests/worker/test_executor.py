@@ -117,6 +117,16 @@ async def test_more_tasks_than_slots_run_one_after_the_other_in_their_order(
     assert shop_tasks.seen == list(range(10))
 
 
+async def test_a_task_leaves_nothing_to_the_one_that_gets_its_slot(
+    make: Make, completer: Completer
+) -> None:
+    executor = make(concurrency=1)
+    rows = [row(shop_tasks.leave_something) for _ in range(3)]
+    executor.accept(rows)
+    assert await came(completer, *rows) == ["done"] * 3
+    assert [completer.outcomes[row["id"]].result for row in rows] == ['"clean"'] * 3
+
+
 async def test_no_more_run_at_a_time_than_there_are_slots(make: Make, completer: Completer) -> None:
     executor = make(concurrency=3)
     rows = [row(shop_tasks.hold) for _ in range(10)]

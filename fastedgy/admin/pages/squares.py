@@ -66,9 +66,14 @@ class Host:
                    for each in self.processes)  # fmt: skip
 
 
+def linked_each(workers: int) -> int:
+    """How many squares of each of so many processes lead to their tasks."""
+    return max(10, LINKED // max(1, workers))
+
+
 def hosts_of(workers: Sequence[WorkerInfo], *, now: datetime, most: int) -> list[Host]:
     """The workers by server, each with up to `most` squares."""
-    linked = max(10, LINKED // max(1, len(workers)))
+    linked = linked_each(len(workers))
     hosts: dict[str, list[Process]] = {}
     for worker in workers:
         hosts.setdefault(worker.server_name, []).append(_process(worker, now, most, linked))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 
 from fastedgy.admin.auth import Identity
 from fastedgy.admin.pages.site import Site, back
-from fastedgy.admin.pages.squares import hosts_of
+from fastedgy.admin.pages.squares import hosts_of, linked_each
 from fastedgy.admin.pages.words import clock, count
 from fastedgy.admin.service import QueueAdmin
 from fastedgy.admin.types import WorkerInfo
@@ -29,7 +29,8 @@ def add_routes(router: APIRouter, site: Site) -> None:
         request: Request, who: read, admin: QueueAdmin = Inject(QueueAdmin)
     ) -> Response:
         """The worker processes and what is in their slots."""
-        found = await admin.workers(tasks=SLOTS_DRAWN)
+        most = min(SLOTS_DRAWN, linked_each(len(await admin.workers(tasks=0))))
+        found = await admin.workers(tasks=most)
         level, sentence = about_workers(found)
         return site.page(
             request, "workers.html", who, level=level, sentence=sentence,
