@@ -103,6 +103,7 @@ class Onlookers:
                 if b"event: " in data:
                     changed.set()
         finally:
+            changed.set()  # who waits for it sees that there will be no more
             writer.close()
 
 

@@ -213,7 +213,7 @@ async def _watched(lab: Lab, url: str, *, onlookers_first: bool) -> Figures:
         "watched_per_s": rates[True],
         "unwatched_per_s": rates[False],
         "of_unwatched": rates[True] / rates[False],
-        "slowest_page_ms": slowest,
+        "slowest_answer_ms": slowest,
     }
 
 

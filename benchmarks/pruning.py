@@ -6,15 +6,19 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from benchmarks.deep import make_deep
 from benchmarks.flow import flow, probe_p99, rate
-from benchmarks.harness import ROOT, BenchmarkError, Lab, pool
+from benchmarks.harness import ROOT, BenchmarkError, Lab, Pool, pool
+from benchmarks.onlookers import settings
 from benchmarks.report import Bar, Figures, Scenario
 from fastedgy.database import connect
 
 DONE, OLD = 10_000_000, 1_000_000
+WARM_UP = 5.0
 BEFORE = 20.0
 """Seconds of the flow before the pruning begins."""
 AT_MOST = 900.0
@@ -26,12 +30,20 @@ async def _prune(url: str, expected: int) -> None:
     """`fastedgy queue prune`, which goes as fast as it can, unlike the workers' own pruning."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "fastedgy", "queue", "--app", "benchmarks.app:app", "prune", "--json",
+        "--older-than", "30d",
         cwd=ROOT, env={**os.environ, "DATABASE_URL": url},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     told, _ = await process.communicate()
     if process.returncode != 0 or json.loads(told)["deleted"] != expected:
         raise BenchmarkError(f"queue prune ended with {process.returncode} and said {told!r}.")
+
+
+@asynccontextmanager
+async def _pool_without_pruning(url: str) -> AsyncIterator[Pool]:
+    with settings(QUEUE_RETENTION_DAYS="3650"):
+        async with pool(url, 1) as running:
+            yield running
 
 
 async def pruned(lab: Lab) -> Figures:
@@ -42,11 +54,11 @@ async def pruned(lab: Lab) -> Figures:
     async with lab.database() as url:
         lab.say(f"pruned: making {done:,} rows, {old:,} of them old")
         await make_deep(url, done, 0, 0, old=old)
-        async with pool(url, 1) as running:
+        async with _pool_without_pruning(url) as running:
             await running.ready(1)
 
             async def prune() -> None:
-                await asyncio.sleep(before)
+                await asyncio.sleep(WARM_UP + before)
                 moments.append(await running.watch.fetchval("SELECT clock_timestamp()"))
                 await _prune(url, old)
                 moments.append(await running.watch.fetchval("SELECT clock_timestamp()"))

@@ -71,9 +71,9 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int], o
         TextColumn("{task.description}"), BarColumn(), TextColumn(counted),
         TimeElapsedColumn() if total is None else TimeRemainingColumn(),
     )  # fmt: skip
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    errors = Console(stderr=True)
+    hidden = not errors.is_terminal
+    with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
         task = bar.add_task(words, total=total)
         yield lambda more: bar.advance(task, more)
 

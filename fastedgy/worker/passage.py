@@ -277,7 +277,7 @@ def _free(heads: Sequence[Head], counting: Counting, room: int) -> dict[GateLane
         and head.rate is None
         and head.breaker is None
         and lanes[head.lane.gate] == 1
-        and counting.allowed(head.lane.queue, head) > 2 * room
+        and counting.allowed(head.lane.queue, head) > room
         and not counting.is_limited(head.lane.queue)
     }
 

@@ -28,7 +28,9 @@ ReadingPlain = Callable[[list[UUID]], Awaitable[str | None]]
 """Reads very many, as `store.watch.read_plain_results` does."""
 
 KEPT = 16_000_000
-"""Characters of JSON that are kept at most."""
+"""Bytes of results that are kept at most, more or less."""
+EACH = 300
+"""Bytes that one takes beside its JSON: its id, and its place among those that are kept."""
 TOO_LARGE = 1_000_000
 """Characters of one result from which on it is not kept."""
 TOO_MANY = 1_000
@@ -140,7 +142,8 @@ class Results:
 
     def _take(self, ids: set[str], results: dict[str, str], others: str | None) -> dict[str, Found]:
         read: dict[str, Found] = {**results}
-        self._keep(results)
+        if len(results) < TOO_MANY:
+            self._keep(results)
         for row in loads(others) if others is not None else ():
             read[row["id"]] = _error(row)
         for id in ids - read.keys():
@@ -155,9 +158,9 @@ class Results:
         for id, result in results.items():
             if len(result) < TOO_LARGE and id not in self._kept:
                 self._kept[id] = result
-                self._size += len(result)
+                self._size += len(result) + EACH
         while self._size > KEPT:
-            self._size -= len(self._kept.popitem(last=False)[1])
+            self._size -= len(self._kept.popitem(last=False)[1]) + EACH
 
 
 def _error(row: dict[str, Any]) -> TaskOutcomeError | None:

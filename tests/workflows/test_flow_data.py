@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import asyncpg
@@ -36,6 +37,7 @@ from fastedgy.ids import new_id
 from fastedgy.queued_task.encoding import dumps_references, filled, references
 from fastedgy.store import watch
 from fastedgy.store.maintain import prune
+from fastedgy.worker import results
 
 
 async def test_a_result_is_an_argument_of_the_next_task(hire: Hire) -> None:
@@ -178,6 +180,18 @@ async def test_a_result_is_read_once_and_not_copied_into_its_children(
         "SELECT max(length(args::text)) FROM queued_tasks WHERE id = ANY ($1)",
         [child.id for child in children],
     ) < 100  # fmt: skip
+
+
+async def test_very_many_results_stand_where_their_tasks_did(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "TOO_MANY", 3)
+    async with hire() as staff:
+        given = staff.tasks.add_tasks(give, [(number,) for number in range(40)])
+        random.Random(1).shuffle(given)
+        last = staff.tasks.add_task(look_at, given)
+        expected = [await ref.wait(timeout=30) for ref in given]
+        assert await last.wait(timeout=30) == [repr(number) for number in expected]
 
 
 async def test_a_child_of_a_parent_that_failed_is_cancelled(hire: Hire) -> None:
