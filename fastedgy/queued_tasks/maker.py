@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption, InvalidTransition
+from fastedgy.garbage import uncollected
 from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.callables import TaskAmongArguments
 from fastedgy.queued_task.closures import pack
@@ -69,7 +68,7 @@ class TaskMaker:
         parents = _parents(parent)
         nothing: dict[str, Any] = {}
         calls = calls if isinstance(calls, list) else list(calls)
-        with _uncollected():
+        with uncollected():
             batch = [
                 self._pending(id, kind, call, nothing, parents)
                 if type(call) is tuple
@@ -172,24 +171,6 @@ class TaskMaker:
             path = kind.spec.function
             pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
         return pending
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let Python's garbage collector rest while many objects are made that all stay.
-
-    Else it goes over them every few hundred, soon takes them for long-lived ones, and then goes
-    over all that the process has: a quarter of the time that making them takes. Other threads go
-    without it for these milliseconds, too; where two rest at once, the first one ends it.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _hidden(

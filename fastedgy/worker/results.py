@@ -17,6 +17,7 @@ from typing import Any
 from asyncpg.pgproto.pgproto import UUID
 
 from fastedgy.errors import InvalidArguments, ResultGone, TaskOutcomeError
+from fastedgy.garbage import uncollected
 from fastedgy.queued_task.control import Snooze
 from fastedgy.queued_task.encoding import filled, loads, references
 from fastedgy.queued_tasks.outcome import ENDED, error_of
@@ -65,16 +66,11 @@ class Results:
         that is raised, or ResultGone where there is no row (any more). Raises Snooze when a parent
         is at work again, and InvalidArguments for arguments that were forged.
         """
-        given = [loads(args), loads(kwargs)]
-        ids = references(given)
-        try:
-            tasks = list(map(UUID, ids))
-            sound = all(map(eq, map(str, tasks), ids))
-        except (ValueError, TypeError, AttributeError):
-            sound = False
-        if not sound:
-            raise InvalidArguments(f"{name}: a place for a result names no task.")
-        once = set(ids)
+        with uncollected():  # a join of thousands makes several objects for each of them
+            given = [loads(args), loads(kwargs)]
+            ids = references(given)
+            tasks = _tasks(name, ids)
+            once = set(ids)
         found: dict[str, Found] = {}
         values: dict[str, Any] = {}
         plain = None
@@ -98,7 +94,8 @@ class Results:
                 raise value
             return value
 
-        return filled(given[0], result), filled(given[1], result)
+        with uncollected():
+            return filled(given[0], result), filled(given[1], result)
 
     def close(self) -> None:
         """Read no more."""
@@ -161,6 +158,17 @@ class Results:
                 self._size += len(result) + EACH
         while self._size > KEPT:
             self._size -= len(self._kept.popitem(last=False)[1]) + EACH
+
+
+def _tasks(name: str, ids: list[str]) -> list[UUID]:
+    """What the places for results name. Raises InvalidArguments where that is no task."""
+    try:
+        tasks = list(map(UUID, ids))
+        if all(map(eq, map(str, tasks), ids)):
+            return tasks
+    except (ValueError, TypeError, AttributeError):
+        pass  # what was forged may be anything
+    raise InvalidArguments(f"{name}: a place for a result names no task.")
 
 
 def _error(row: dict[str, Any]) -> TaskOutcomeError | None:
