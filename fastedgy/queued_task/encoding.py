@@ -95,21 +95,14 @@ def references(value: Any) -> list[Any]:
     unless somebody forged them.
     """
     found: list[Any] = []
-    _find(value, found)
+    _find([value], found)
     return found
 
 
-def _find(value: Any, found: list[Any]) -> None:
-    if type(value) is dict:
-        if len(value) == 1 and REFERENCE in value:
-            found.append(value[REFERENCE])
-            return
-        value = value.values()
-    elif type(value) is not list:
-        return
-    for item in value:
+def _find(within: list[Any] | dict[str, Any], found: list[Any]) -> None:
+    for item in within.values() if isinstance(within, dict) else within:
         kind = type(item)
-        if kind is dict and len(item) == 1 and REFERENCE in item:  # of a join, there are thousands
+        if kind is dict and len(item) == 1 and REFERENCE in item:
             found.append(item[REFERENCE])
         elif kind is dict or kind is list:
             _find(item, found)
