@@ -38,7 +38,10 @@ Only where a row says that it takes results. There, a dict of the caller's own t
 (or like one that is escaped) has a further "$" before its key.
 """
 
-_LOOKS_LIKE_ONE = re.compile(r"\$+ref")
+REFERENCES = "$refs"
+"""Likewise for a list of nothing but results: a join of thousands is read much faster like this."""
+
+_LOOKS_LIKE_ONE = re.compile(r"\$+refs?")
 
 IdOf = Callable[[Any], UUID]
 """The id of a task that is among the arguments."""
@@ -104,6 +107,9 @@ def _find(within: list[Any] | dict[str, Any], found: list[Any]) -> None:
         kind = type(item)
         if kind is dict and len(item) == 1 and REFERENCE in item:
             found.append(item[REFERENCE])
+        elif kind is dict and len(item) == 1 and REFERENCES in item:
+            ids = item[REFERENCES]
+            found += ids if type(ids) is list else [ids]
         elif kind is dict or kind is list:
             _find(item, found)
 
@@ -111,17 +117,14 @@ def _find(within: list[Any] | dict[str, Any], found: list[Any]) -> None:
 def filled(value: Any, result_of: Callable[[str], Any]) -> Any:
     """The arguments of a row that takes results, with `result_of(id)` in their places."""
     if type(value) is list:
-        return [
-            result_of(item[REFERENCE])
-            if type(item) is dict and len(item) == 1 and REFERENCE in item
-            else filled(item, result_of)
-            for item in value
-        ]
+        return [filled(item, result_of) for item in value]
     if type(value) is dict:
         if len(value) == 1:
-            if REFERENCE in value:
-                return result_of(value[REFERENCE])
             [(key, item)] = value.items()
+            if key == REFERENCE:
+                return result_of(item)
+            if key == REFERENCES:
+                return list(map(result_of, item))
             if _LOOKS_LIKE_ONE.fullmatch(key):
                 return {key[1:]: filled(item, result_of)}
         return {key: filled(item, result_of) for key, item in value.items()}
@@ -259,9 +262,13 @@ def _plain(value: Any, path: str, depth: int, id_of: IdOf | None = None) -> Any:
                 return {f"${key}": item}
         return plain
     if isinstance(value, list) or kind is tuple:
-        return [
+        items = [
             _plain(item, f"{path}[{index}]", depth + 1, id_of) for index, item in enumerate(value)
         ]
+        # The arguments themselves stay a list, whatever they are.
+        if id_of is not None and depth > 0 and items and all(map(_is_place, items)):
+            return {REFERENCES: [item[REFERENCE] for item in items]}
+        return items
     if id_of is not None and hasattr(kind, "__queued_task__"):
         return _referred(value, path, depth, id_of)
     try:
@@ -269,6 +276,10 @@ def _plain(value: Any, path: str, depth: int, id_of: IdOf | None = None) -> Any:
     except NotEncodable as error:
         raise type(error)(path + error.path, error.reason) from None
     return _plain(stand_in, path, depth + 1, id_of)
+
+
+def _is_place(plain: Any) -> bool:
+    return type(plain) is dict and len(plain) == 1 and REFERENCE in plain
 
 
 def _referred(value: Any, path: str, depth: int, id_of: IdOf) -> Any:

@@ -84,6 +84,8 @@ class Completer:
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_written: Callable[[Sequence[Outcome], Sequence[Outcome]], None]
         self.on_written = lambda batch, fenced: None
+        self.on_others: Callable[[Sequence[Outcome], Sequence[Outcome]], None]
+        self.on_others = lambda others, fenced: None
         self.telling: Telling | None = None
         self.on_ended: Callable[[Sequence[Outcome]], Free | None] = lambda batch: None
 
@@ -215,6 +217,7 @@ class Completer:
                 until=self._given_up,
             )
         if finished is not None:
+            self.on_others(others, finished.fenced)
             self._consequences(finished)
 
     def _count(self, simple: int, others: list[Outcome]) -> None:

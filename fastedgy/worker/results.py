@@ -2,14 +2,16 @@
 
 They are read when a task starts, in one statement for all of its arguments, and with those of other
 tasks that start at the same time; never copied into the rows of the children. What was read stays
-here for a while, as the children of one task mostly run one after the other.
+here for a while, as the children of one task mostly run one after the other; so does what a task
+with children has returned here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from operator import eq
 from typing import Any
 
@@ -21,6 +23,7 @@ from fastedgy.garbage import uncollected
 from fastedgy.queued_task.control import Snooze
 from fastedgy.queued_task.encoding import filled, loads, references
 from fastedgy.queued_tasks.outcome import ENDED, error_of
+from fastedgy.store.outcomes import DoneParent, Outcome
 
 Read = tuple[dict[str, str], str | None]
 Reading = Callable[[list[UUID]], Awaitable[Read]]
@@ -39,6 +42,9 @@ TOO_MANY = 1_000
 kept: those of a join are wanted once."""
 UNFINISHED_AGAIN = 1.0
 """Seconds after which a task is run again that found a parent at work once more."""
+
+# What jsonb gives back as the same value: it sorts the keys of objects, and makes 1e16 an integer.
+_COMES_BACK = re.compile(r'"|(true|false|[^{.e]*)\Z')
 
 Found = str | TaskOutcomeError | None
 """The JSON of a result, or the error in its place. None: the task has not ended."""
@@ -69,53 +75,69 @@ class Results:
         with uncollected():  # a join of thousands makes several objects for each of them
             given = [loads(args), loads(kwargs)]
             ids = references(given)
-            tasks = _tasks(name, ids)
-            once = set(ids)
-        found: dict[str, Found] = {}
+            once = _once(name, ids)
+            found = self._known(once)
+            missing = once - found.keys()
+            tasks = _tasks(name, list(missing))
         values: dict[str, Any] = {}
-        plain = None
-        if len(ids) == len(once) >= TOO_MANY and (plain := await self._read_plain(tasks)):
-            values = dict(zip(sorted(ids), loads(plain), strict=True))
-        if plain is None:
-            found = await self._of(once)
-            if len(once) == len(ids):  # else each place gets a copy of its own
-                texts = {id: value for id, value in found.items() if isinstance(value, str)}
-                values = dict(zip(texts, loads(f"[{','.join(texts.values())}]"), strict=True))
-
-        def result(id: str) -> Any:
-            if id in values:
-                return values[id]
-            value = found[id]
-            if isinstance(value, str):
-                return loads(value)
-            if value is None:
-                raise Snooze(UNFINISHED_AGAIN, f"its parent {id} is at work again")
-            if not run_anyway:
-                raise value
-            return value
-
+        alone = len(ids) == len(once)  # else each place gets a copy of its own
+        if alone and len(missing) >= TOO_MANY and (plain := await self._read_plain(tasks)):
+            values = dict(zip(sorted(missing), loads(plain), strict=True))
+        elif missing:
+            found |= await self._asked(missing)
         with uncollected():
-            return filled(given[0], result), filled(given[1], result)
+            if alone:
+                texts = {id: value for id, value in found.items() if isinstance(value, str)}
+                values |= zip(texts, loads(f"[{','.join(texts.values())}]"), strict=True)
+
+            def result_of(id: str) -> Any:
+                if id in values:
+                    return values[id]
+                value = found[id]
+                if isinstance(value, str):
+                    return loads(value)
+                if value is None:
+                    raise Snooze(UNFINISHED_AGAIN, f"its parent {id} is at work again")
+                if not run_anyway:
+                    raise value
+                return value
+
+            place = values.__getitem__ if len(values) == len(once) else result_of
+            return filled(given[0], place), filled(given[1], place)
+
+    def keep(self, written: Sequence[Outcome], fenced: Sequence[Outcome]) -> None:
+        """Keep what tasks that others wait for have returned, now that it is in their rows.
+
+        `fenced` are those of the outcomes that changed nothing.
+        """
+        of_others = set(map(id, fenced))
+        self._keep(
+            (str(outcome.id), outcome.result or "null")
+            for outcome in written
+            if type(outcome) is DoneParent
+            and id(outcome) not in of_others
+            and (outcome.result is None or _COMES_BACK.match(outcome.result))
+        )
 
     def close(self) -> None:
         """Read no more."""
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _of(self, ids: set[str]) -> dict[str, Found]:
+    def _known(self, ids: set[str]) -> dict[str, Found]:
         kept = self._kept
-        found: dict[str, Found] = {id: kept[id] for id in ids if id in kept} if kept else {}
-        for id in found:
+        known: dict[str, Found] = {id: kept[id] for id in ids if id in kept} if kept else {}
+        for id in known:
             kept.move_to_end(id)
-        missing = ids - found.keys()
-        if missing:
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[dict[str, Found]] = loop.create_future()
-            self._wanted.append((missing, future))
-            if self._reading is None:
-                self._reading = loop.create_task(self._read_wanted(), name="fastedgy results")
-            found |= await future
-        return found
+        return known
+
+    async def _asked(self, ids: set[str]) -> dict[str, Found]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[dict[str, Found]] = loop.create_future()
+        self._wanted.append((ids, future))
+        if self._reading is None:
+            self._reading = loop.create_task(self._read_wanted(), name="fastedgy results")
+        return await future
 
     async def _read_wanted(self) -> None:
         try:
@@ -140,7 +162,7 @@ class Results:
     def _take(self, ids: set[str], results: dict[str, str], others: str | None) -> dict[str, Found]:
         read: dict[str, Found] = {**results}
         if len(results) < TOO_MANY:
-            self._keep(results)
+            self._keep(results.items())
         for row in loads(others) if others is not None else ():
             read[row["id"]] = _error(row)
         for id in ids - read.keys():
@@ -151,8 +173,8 @@ class Results:
             )
         return read
 
-    def _keep(self, results: dict[str, str]) -> None:
-        for id, result in results.items():
+    def _keep(self, results: Iterable[tuple[str, str]]) -> None:
+        for id, result in results:
             if len(result) < TOO_LARGE and id not in self._kept:
                 self._kept[id] = result
                 self._size += len(result) + EACH
@@ -160,15 +182,26 @@ class Results:
             self._size -= len(self._kept.popitem(last=False)[1]) + EACH
 
 
+def _once(name: str, ids: list[Any]) -> set[str]:
+    """What the places for results name. Raises InvalidArguments where it is no text."""
+    if set(map(type, ids)) <= {str}:
+        return set(ids)
+    raise _no_task(name)
+
+
 def _tasks(name: str, ids: list[str]) -> list[UUID]:
-    """What the places for results name. Raises InvalidArguments where that is no task."""
+    """The ids as such. Raises InvalidArguments where one is none."""
     try:
         tasks = list(map(UUID, ids))
         if all(map(eq, map(str, tasks), ids)):
             return tasks
-    except (ValueError, TypeError, AttributeError):
-        pass  # what was forged may be anything
-    raise InvalidArguments(f"{name}: a place for a result names no task.")
+    except ValueError:
+        pass
+    raise _no_task(name)
+
+
+def _no_task(name: str) -> InvalidArguments:
+    return InvalidArguments(f"{name}: a place for a result names no task.")
 
 
 def _error(row: dict[str, Any]) -> TaskOutcomeError | None:

@@ -147,6 +147,7 @@ class Worker:
         completer.serves = fetcher.serves
         completer.on_due = self.maintenance.due_in
         completer.on_written = self.rollups.add
+        completer.on_others = executor.results.keep
         completer.on_ended = fetcher.ended
         self.maintenance.on_lanes = fetcher.ring
         self.notifier.on_lanes = fetcher.ring

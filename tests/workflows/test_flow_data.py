@@ -77,6 +77,8 @@ LOOK_ALIKES: list[Any] = [
     {"$$$ref": [{"$ref": 2}]},
     {"$ref": 1, "other": 2},
     {"$": 1},
+    {"$refs": ["x"]},
+    {"$$refs": [{"$refs": [1]}]},
 ]
 
 
@@ -99,10 +101,28 @@ def test_places_survive_any_look_alikes() -> None:
     ref = Ref()
     id = new_id()
     for value in LOOK_ALIKES:
-        text = dumps_references([value, ref, {"x": [ref, value]}], lambda each: id)
-        stored = json.loads(text)
-        assert references(stored) == [str(id), str(id)]
-        assert filled(stored, lambda each: "R") == [value, "R", {"x": ["R", value]}]
+        given = [value, ref, {"x": [ref, value]}, [ref, (ref, ref), []], [ref]]
+        stored = json.loads(dumps_references(given, lambda each: id))
+        assert references(stored) == 6 * [str(id)]
+        assert filled(stored, lambda each: "R") == [
+            value, "R", {"x": ["R", value]}, ["R", ["R", "R"], []], ["R"],
+        ]  # fmt: skip
+
+
+def test_only_a_list_of_nothing_but_tasks_is_one_place() -> None:
+    class Ref:
+        def __queued_task__(self) -> Ref:
+            return self
+
+    ref, id = Ref(), new_id()
+
+    def write(*args: Any) -> Any:
+        return json.loads(dumps_references(list(args), lambda each: id))
+
+    place, places = {"$ref": str(id)}, {"$refs": [str(id), str(id)]}
+    assert write(ref, ref) == [place, place]  # the arguments themselves stay a list
+    assert write([ref, ref], [ref, 1]) == [places, [place, 1]]
+    assert write([[ref, ref], ref]) == [[places, place]]
 
 
 async def test_what_waits_holds_no_slot_and_is_not_polled(hire: Hire) -> None:
@@ -156,9 +176,8 @@ async def test_ten_thousand_hang_together_in_one_write(
     assert await connection.fetchval("SELECT count(*) FROM queued_task_links") == 12_000
 
 
-async def test_a_result_is_read_once_and_not_copied_into_its_children(
-    hire: Hire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many results each statement reads that workers of this process send from now on."""
     reads: list[int] = []
     read_results = watch.read_results
 
@@ -167,7 +186,24 @@ async def test_a_result_is_read_once_and_not_copied_into_its_children(
         return await read_results(connection, tables, ids)
 
     monkeypatch.setattr(watch, "read_results", counted)
-    large = "x" * 100_000
+    return reads
+
+
+async def test_what_a_worker_has_returned_itself_it_does_not_read(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    async with hire() as staff:
+        numbers = staff.tasks.add_tasks(give, [(number,) for number in range(4)])
+        assert await staff.tasks.add_task(total, numbers).wait(timeout=30) == 6
+    assert reads == []
+
+
+async def test_a_result_is_read_once_at_most_and_not_copied_into_its_children(
+    hire: Hire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    large = {"x": "x" * 100_000}
     async with hire() as staff:
         first = staff.tasks.add_task(give, large)
         children = staff.tasks.add_tasks(look_at, [([first],)] * 30)

@@ -7,11 +7,14 @@ import json
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from fastedgy.errors import InvalidArguments, ResultGone, TaskCancelled, TaskFailed
 from fastedgy.ids import new_id
 from fastedgy.queued_task import Snooze
+from fastedgy.queued_task.encoding import dumps, loads
+from fastedgy.store.outcomes import Done, DoneParent, failed
 from fastedgy.worker import results
 from fastedgy.worker.results import Read, Results
 
@@ -24,6 +27,9 @@ class Rows:
         self.others: list[dict[str, Any]] = []
         self.asked: list[set[str]] = []
         self.asked_for_all = 0
+
+    def reader(self) -> Results:
+        return Results(self.read, self.read_plain)
 
     def done(self, result: str) -> str:
         id = str(new_id())
@@ -54,13 +60,17 @@ class Rows:
         return f"[{','.join(self.results[id] for id in wanted)}]"
 
 
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
 def args_of(*ids: str) -> str:
     return json.dumps([{"$ref": id} for id in ids])
 
 
-async def test_what_is_asked_for_at_once_is_read_at_once_and_kept() -> None:
-    rows = Rows()
-    made = Results(rows.read, rows.read_plain)
+async def test_what_is_asked_for_at_once_is_read_at_once_and_kept(rows: Rows) -> None:
+    made = rows.reader()
     one, two = rows.done("1"), rows.done('{"a": 2}')
 
     async def take(*ids: str) -> Any:
@@ -75,10 +85,9 @@ async def test_what_is_asked_for_at_once_is_read_at_once_and_kept() -> None:
     assert len(rows.asked) <= 2
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_kept_is_bounded(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "KEPT", 2 * results.EACH + 10)
-    rows = Rows()
-    made = Results(rows.read, rows.read_plain)
+    made = rows.reader()
     ids = [rows.done('"1234"'), rows.done("null"), rows.done('"5678"')]
     for id in ids:
         await made.arguments("f", args_of(id), "{}", run_anyway=False)
@@ -86,12 +95,63 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(made._kept) == ids[1:]
 
 
-async def test_very_many_are_read_by_themselves_unless_one_of_them_came_to_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+RETURNED = [
+    (None, True), (True, True), (False, True), (5, True), (-(2**63), True), ("", True),
+    ("{1.5e3}", True), ("\\\"\u00e9\n", True), ([], True), ([1, [2]], True), (["a"], True),
+    (1.5, False), (1e16, False), (-0.0, False), ({"b": 1, "a": 2}, False), ([{}], False),
+    ([1e16], False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "kept"), RETURNED, ids=repr)
+async def test_what_is_returned_here_is_not_read_if_it_comes_back_from_jsonb_as_it_is(
+    rows: Rows, connection: asyncpg.Connection, value: Any, kept: bool
+) -> None:
+    made = rows.reader()
+    text = None if value is None else dumps(value)
+    stored = await connection.fetchval("SELECT coalesce($1::jsonb, 'null')::text", text)
+    id = rows.done(stored)
+    made.keep([DoneParent(UUID(id), 1, 0.0, 0.0, text)], [])
+
+    [found], _ = await made.arguments("f", args_of(id), "{}", run_anyway=False)
+
+    assert rows.asked == ([] if kept else [{id}])
+    assert (type(found), repr(found)) == (type(loads(stored)), repr(loads(stored)))
+
+
+async def test_only_the_outcomes_of_parents_that_were_written_are_kept(rows: Rows) -> None:
+    made = rows.reader()
+    ids = [rows.done("7") for _ in range(4)]
+    parent, taken_over = (DoneParent(UUID(id), 1, 0.0, 0.0, "7") for id in ids[:2])
+    childless = Done(UUID(ids[2]), 1, 0.0, 0.0, "7")
+    failure = failed(UUID(ids[3]), 1, 0.0, 0.0, "ValueError", "why")
+
+    made.keep([parent, taken_over, childless, failure], [taken_over])
+
+    assert list(made._kept) == ids[:1]
+
+
+async def test_of_very_many_only_those_are_read_that_were_not_returned_here(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "TOO_MANY", 3)
-    rows = Rows()
-    made = Results(rows.read, rows.read_plain)
+    made = rows.reader()
+    ids = [rows.done(str(number)) for number in range(8)]
+    made.keep([DoneParent(UUID(id), 1, 0.0, 0.0, rows.results.pop(id)) for id in ids[::2]], [])
+
+    [together, alone], _ = await made.arguments(
+        "f", json.dumps([{"$refs": ids[:7]}, {"$ref": ids[7]}]), "{}", run_anyway=False
+    )
+
+    assert (together, alone) == ([0, 1, 2, 3, 4, 5, 6], 7)
+    assert (rows.asked_for_all, rows.asked) == (1, [])
+
+
+async def test_very_many_are_read_by_themselves_unless_one_of_them_came_to_nothing(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "TOO_MANY", 3)
+    made = rows.reader()
     ids = [rows.done(str(number)) for number in range(5)]
 
     async def take(*ids: str) -> list[Any]:
@@ -107,9 +167,8 @@ async def test_very_many_are_read_by_themselves_unless_one_of_them_came_to_nothi
     assert type(error) is TaskFailed
 
 
-async def test_what_came_to_nothing_is_raised_or_stands_in_its_place() -> None:
-    rows = Rows()
-    made = Results(rows.read, rows.read_plain)
+async def test_what_came_to_nothing_is_raised_or_stands_in_its_place(rows: Rows) -> None:
+    made = rows.reader()
     failed, cancelled, gone = rows.other("failed"), rows.other("cancelled"), str(new_id())
     for id, kind in ((failed, TaskFailed), (cancelled, TaskCancelled), (gone, ResultGone)):
         with pytest.raises(kind):
@@ -118,19 +177,22 @@ async def test_what_came_to_nothing_is_raised_or_stands_in_its_place() -> None:
         assert type(value) is kind
 
 
-async def test_a_parent_that_is_at_work_again_is_waited_for() -> None:
-    rows = Rows()
+async def test_a_parent_that_is_at_work_again_is_waited_for(rows: Rows) -> None:
     busy = rows.other("doing")
     with pytest.raises(Snooze, match="at work again"):
-        await Results(rows.read, rows.read_plain).arguments(
-            "f", args_of(busy), "{}", run_anyway=True
-        )
+        await rows.reader().arguments("f", args_of(busy), "{}", run_anyway=True)
 
 
-@pytest.mark.parametrize("forged", ['[{"$ref": 5}]', '[{"$ref": "x"}]', '[{"$ref": null}]'])
+FORGED = [
+    '[{"$ref": 5}]', '[{"$ref": "x"}]', '[{"$ref": null}]', '[{"$ref": ["x"]}]', '[{"$refs": 5}]',
+    '[{"$refs": "x"}]', '[{"$refs": ["x"]}]', '[{"$refs": [["x"]]}]', '[{"$refs": null}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FORGED)
 async def test_forged_places_are_refused(forged: str) -> None:
     with pytest.raises(InvalidArguments, match="names no task"):
-        await Results(Rows().read, Rows().read_plain).arguments("f", forged, "{}", run_anyway=False)
+        await Rows().reader().arguments("f", forged, "{}", run_anyway=False)
 
 
 async def test_an_error_of_the_reading_reaches_all_who_asked() -> None:
