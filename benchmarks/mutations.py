@@ -98,6 +98,13 @@ MUTATIONS = (
         ("tests/faults/test_hostile_tasks.py",),
     ),
     Mutation(
+        "links",
+        "no child is missed that is linked while its parent ends",
+        "fastedgy/store/finish.py",
+        ((" AND task.xmin = seen.version", ""),),
+        ("tests/store/test_insert.py",),
+    ),
+    Mutation(
         "parents",
         "a child waits for all of its parents",
         "fastedgy/store/insert.py",

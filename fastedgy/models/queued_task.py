@@ -79,6 +79,7 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
                 ("queue", "gate", "priority DESC", "date_enqueued"),
                 "state = 'enqueued' AND NOT alone AND gate IS NOT NULL",
             ),
+            RowIndex("standing", ("stands_for",), "state = 'waiting' AND stands_for IS NOT NULL"),
             RowIndex("gate_taken", ("gate",), "state = 'doing' AND gate IS NOT NULL"),
             RowIndex("suspect", ("date_enqueued",), "state = 'enqueued' AND alone"),
             RowIndex("scheduled", ("date_due",), "state = 'scheduled'"),

@@ -72,7 +72,7 @@ WITH held AS (
 ), marked AS (
     UPDATE $tasks AS task SET has_children = true
       FROM parent
-     WHERE task.id = parent.parent_id AND NOT task.has_children
+     WHERE task.id = parent.parent_id
        AND parent.state NOT IN ('done', 'failed', 'cancelled')
 )
 UPDATE $tasks AS task

@@ -40,7 +40,7 @@ WITH cut AS (
 # A task is done once and for all, so its links need no mark that they have been counted: writing
 # one for each of 10,000 parents took most of the time of a join. One that failed may be retried,
 # and is not to be counted again.
-SETTLE = Statement(
+COUNT_DOWN = (
     _WAITING_CHILDREN
     + """
 UPDATE $tasks AS task
@@ -52,11 +52,14 @@ UPDATE $tasks AS task
   FROM child
  WHERE task.id = ANY (ARRAY [child.id]) AND task.state || '' = 'waiting'
 RETURNING task.id, task.state, task.queue, $lane, task.stands_for
-""",
-    lane=LANE,
-    cut="""SELECT child_id, parent_id FROM $links
-     WHERE parent_id = ANY ($1::uuid[]) AND NOT settled""",
+""".replace("$lane", LANE)
 )
+OPEN_LINKS = (
+    "SELECT child_id, parent_id FROM $links WHERE NOT settled AND parent_id = ANY ($parents)"
+)
+"""`$cut` of `COUNT_DOWN`: those of parents that are done."""
+
+SETTLE = Statement(COUNT_DOWN.replace("$cut", OPEN_LINKS), parents="$1::uuid[]")
 
 # What a task comes to that has returned another one, when that one is done.
 PASS_ON = Statement("""

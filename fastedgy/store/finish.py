@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import orjson
 from asyncpg import Connection, Record
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.arrays import ages, integers
 from fastedgy.store.events import wake_tasks
-from fastedgy.store.family import Released, doom, settle
+from fastedgy.store.family import COUNT_DOWN, OPEN_LINKS, Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
 from fastedgy.store.outcomes import Done, Outcome, Standing
 from fastedgy.store.standing import stand
@@ -39,9 +40,16 @@ _RETURNED = """
            error_type = NULL, error_message = NULL, error_traceback = NULL
       FROM unnest($1::uuid[], $2::text::integer[], $3::jsonb[], $4::jsonb[], $5::text::bigint[],
                   $6::text::bigint[])
-           AS outcome (id, run, result, context, began, ended)
+           AS outcome (id, run, result, context, began, ended) $seen
      WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
        AND task.state || '' = 'doing'"""
+
+_TOLD = """told AS MATERIALIZED (
+    SELECT pg_notify($7::text, string_agg(id::text, ','))
+      FROM (SELECT id, row_number() OVER () / 200 AS part FROM ended
+             WHERE awaited AND $7::text IS NOT NULL) AS awaited
+     GROUP BY part
+)"""
 
 # The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
 # a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
@@ -51,19 +59,44 @@ FINISH_DONE = Statement(
 WITH ended AS ($returned
        AND NOT task.has_children AND NOT task.auto_remove
  RETURNING task.id, task.awaited
-), told AS MATERIALIZED (
-    SELECT pg_notify($7::text, string_agg(id::text, ','))
-      FROM (SELECT id, row_number() OVER () / 200 AS part FROM ended
-             WHERE awaited AND $7::text IS NOT NULL) AS awaited
-     GROUP BY part
-)
+), $told
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 """,
-    returned=_RETURNED,
+    returned=_RETURNED.replace("$seen", ""),
+    told=_TOLD,
 )
 
-# The same for parents, whose children are looked at in the statement that follows: what was linked
-# while this one waited for a row is visible to the next one only.
+# The same for parents. A statement does not see what was linked while it waited for a row; but who
+# links to a task changes its row, so `xmin` of the row that it got tells. What does not match goes
+# through FINISH_PARENTS, and so does what another task stands for: that one ends with it.
+FINISH_AND_RELEASE = Statement(
+    """
+WITH ended AS ($returned
+       AND NOT task.auto_remove AND task.xmin = seen.version
+       AND NOT EXISTS (SELECT FROM $tasks AS other
+                        WHERE other.stands_for = task.id AND other.state = 'waiting')
+ RETURNING task.id, task.has_children, task.awaited
+), $told, released AS ($count_down)
+SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
+       (SELECT jsonb_agg(jsonb_build_array(queue, priority, tasks))
+          FROM (SELECT queue, priority, count(*) AS tasks FROM released WHERE state = 'enqueued'
+                 GROUP BY queue, priority) AS lane) AS lanes
+""",
+    returned=_RETURNED.replace(
+        "$seen",
+        """
+     CROSS JOIN LATERAL (
+           SELECT now.xmin AS version FROM $tasks AS now WHERE now.id = ANY (ARRAY [outcome.id])
+     ) AS seen""",
+    ),
+    told=_TOLD,
+    count_down=COUNT_DOWN.replace("$cut", OPEN_LINKS).replace(
+        "$parents", "ARRAY (SELECT id FROM ended WHERE has_children)"
+    ),
+)
+
+# In a transaction: children are looked at in the statement that follows, which sees what was linked
+# while this one waited for a row.
 FINISH_PARENTS = Statement(
     """
 WITH ended AS ($returned
@@ -77,7 +110,7 @@ SELECT count(*) AS ended,
                 '{}') AS removed
   FROM ended
 """,
-    returned=_RETURNED,
+    returned=_RETURNED.replace("$seen", ""),
 )
 
 FINISH_ANY = Statement(
@@ -164,6 +197,15 @@ class Finished:
     again: set[tuple[str, int]] = field(default_factory=set)
     next_due: float | None = None
 
+    def unserved(self, serves: Callable[[str], bool], slots: int) -> set[tuple[str, int]]:
+        """The lanes with work for others than the caller, who has `slots` free for what it
+        serves.
+        """
+        lanes = self.released.lanes | self.again
+        if self.released.tasks > slots:
+            return lanes
+        return {lane for lane in lanes if not serves(lane[0])}
+
 
 async def finish_done(
     connection: Connection, tables: Tables, outcomes: Sequence[Outcome], *, channels: Channels
@@ -200,6 +242,16 @@ async def finish_any(
     standing = [outcome for outcome in outcomes if isinstance(outcome, Standing)]
     others = [o for o in outcomes if not isinstance(o, Done | Standing)]
     written: set[UUID] = set()
+    if len(returned) == len(outcomes):
+        row = await connection.fetchrow(
+            FINISH_AND_RELEASE[tables], *_columns(returned, now), channels.done
+        )
+        for queue, priority, tasks in orjson.loads(row["lanes"] or "[]"):
+            finished.released.tasks += tasks
+            finished.released.lanes.add((queue, priority))
+        if row["ended"] == len(outcomes):
+            await ring(connection, channels.tasks, finished.unserved(serves, len(outcomes)))
+            return finished
     async with connection.transaction():
         ends = _Ends()
         if returned:
@@ -221,17 +273,13 @@ async def finish_any(
             written.update(row["id"] for row in rows)
             await _consider(connection, tables, rows, ends)
         finished.again = ends.again
-        released = finished.released = await settle(
-            connection, tables, ends.through, standing=ends.standing
-        )
+        released = finished.released
+        released.add(await settle(connection, tables, ends.through, standing=ends.standing))
         released.add(await doom(connection, tables, ends.dead))
         await tell(connection, channels.done, [*ends.awaited, *released.awaited])
         if ends.removed:
             await connection.execute(REMOVE[tables], ends.removed)
-        lanes = released.lanes | finished.again
-        if released.tasks <= len(outcomes):
-            lanes = {lane for lane in lanes if not serves(lane[0])}
-        await ring(connection, channels.tasks, lanes)
+        await ring(connection, channels.tasks, finished.unserved(serves, len(outcomes)))
     suspended = [outcome.id for outcome in outcomes if outcome.word == "suspended"]
     if suspended:
         # After the commit: an event that was sent until then is seen here, a later one wakes.

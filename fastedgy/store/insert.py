@@ -77,8 +77,9 @@ INSERT_OWNED = Statement(_OWNED, again="")
 INSERT_OWNED_AGAIN = Statement(_OWNED, again=_KNOWN_STAY)
 
 # Any rows. The parents that are rows already are locked first, so that none of them can end
-# between the look at its state and the link to it (DECISIONS R11): the one that finishes it waits,
-# and then sees `has_children`. One that is missing, or came to nothing, keeps everything out.
+# between the look at its state and the link to it (DECISIONS R11). They are written as well, also
+# those that have children: the one that finishes them waits, and then sees that they have changed.
+# One that is missing, or came to nothing, keeps everything out.
 INSERT_ANY = Statement("""
 WITH parent AS (
     SELECT id, state FROM $tasks WHERE id = ANY ($19::uuid[]) ORDER BY id FOR NO KEY UPDATE
@@ -98,7 +99,7 @@ WITH parent AS (
 ), marked AS (
     UPDATE $tasks AS task SET has_children = true
       FROM parent, fine
-     WHERE task.id = parent.id AND NOT task.has_children AND parent.state <> 'done'
+     WHERE task.id = parent.id AND parent.state <> 'done'
 ), awaiting AS (
     SELECT DISTINCT parent_id FROM edge
 ), new AS (

@@ -32,6 +32,8 @@ CREATE INDEX ${tasks}_ready ON $tasks (queue, priority DESC, date_enqueued)
     WHERE state = 'enqueued' AND NOT alone AND gate IS NULL;
 CREATE INDEX ${tasks}_gated ON $tasks (queue, gate, priority DESC, date_enqueued)
     WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL;
+CREATE INDEX ${tasks}_standing ON $tasks (stands_for)
+    WHERE state = 'waiting' AND stands_for IS NOT NULL;
 CREATE INDEX ${tasks}_gate_taken ON $tasks (gate) WHERE state = 'doing' AND gate IS NOT NULL;
 
 -- What an operator asks of a worker: that it drains, or its whole supervisor.
@@ -204,6 +206,7 @@ DROP TABLE $gates;
 DROP TABLE $queues;
 ALTER TABLE $workers DROP COLUMN drain_by, DROP COLUMN drain;
 DROP INDEX ${tasks}_gate_taken;
+DROP INDEX ${tasks}_standing;
 DROP INDEX ${tasks}_gated;
 DROP INDEX ${tasks}_ready;
 ALTER TABLE $tasks

@@ -35,10 +35,11 @@ from rows import (
 from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import watch
-from fastedgy.store.finish import finish_done
+from fastedgy.store.finish import finish_any, finish_done
 from fastedgy.store.insert import CHUNK, COPY_FROM
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
+from fastedgy.store.outcomes import Standing
 from fastedgy.store.statements import GATED_LINE
 from fastedgy.store.unique import Holder, find_holders
 
@@ -388,6 +389,46 @@ async def test_a_parent_that_ends_while_its_child_is_inserted_sees_the_child(
     assert await ending is False
     assert await state_of(watcher, parent["id"]) == "doing"
     await end(connection, parent)
+    assert await state_of(watcher, child) == "enqueued"
+
+
+async def test_a_parent_that_ends_while_it_gets_a_further_child_lets_all_go(
+    connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    """The one statement that ends parents waits for the row, and does not see the new link."""
+    parent = await add_taken(connection)
+    first = await add(connection, parent["id"])
+    inserting = other.transaction()
+    await inserting.start()
+    second = await add(other, parent["id"])
+
+    ending = asyncio.create_task(end(connection, parent))
+    await blocked(watcher, connection)
+    await inserting.commit()
+    await ending
+
+    assert await state_of(watcher, first) == "enqueued"
+    assert await state_of(watcher, second) == "enqueued"
+
+
+async def test_a_task_that_ends_while_another_comes_to_stand_for_it_ends_that_one(
+    connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    meant, stand_in = await add_taken(connection), await add_taken(connection)
+    child = await add(connection, meant["id"])
+    standing = other.transaction()
+    await standing.start()
+    await finish_any(
+        other, TABLES, [Standing(stand_in["id"], stand_in["run"], 0.0, 0.0, meant["id"])],
+        channels=SILENT,
+    )  # fmt: skip
+
+    ending = asyncio.create_task(end(connection, meant))
+    await blocked(watcher, connection)
+    await standing.commit()
+    await ending
+
+    assert await state_of(watcher, stand_in["id"]) == "done"
     assert await state_of(watcher, child) == "enqueued"
 
 

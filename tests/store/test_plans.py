@@ -123,6 +123,9 @@ EXPECTED = {
     claim.LANES: {"queued_tasks_ready"},
     finish.FINISH_DONE: {TASKS_KEY},
     finish.FINISH_PARENTS: {TASKS_KEY},
+    finish.FINISH_AND_RELEASE: {
+        TASKS_KEY, "queued_tasks_standing", "queued_task_links_pkey",
+    },
     finish.FINISH_ANY: {TASKS_KEY},
     finish.CANCEL_REQUESTED: {TASKS_KEY},
     finish.REMOVE: {
