@@ -88,16 +88,10 @@ class Connections:
         ) from error
 
     async def _take(self) -> asyncpg.Connection:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._adopt(loop)
         while True:
-            while self._free:
-                connection, since = self._free.pop()
-                if not is_closed(connection) and time.monotonic() - since < STALE:
-                    return connection
-                self._all.discard(connection)
-                connection.terminate()
+            if (connection := self._take_free()) is not None:
+                return connection
+            loop = asyncio.get_running_loop()
             if len(self._all) + self._opening < SIZE:
                 return await self._open()
             turn = loop.create_future()
@@ -111,6 +105,17 @@ class Connections:
             finally:
                 with suppress(ValueError):
                     self._waiting.remove(turn)
+
+    def _take_free(self) -> asyncpg.Connection | None:
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._adopt(loop)
+        while self._free:
+            connection, since = self._free.pop()
+            if not is_closed(connection) and time.monotonic() - since < STALE:
+                return connection
+            self._all.discard(connection)
+            connection.terminate()
+        return None
 
     async def _open(self) -> asyncpg.Connection:
         self._opening += 1
@@ -135,10 +140,8 @@ class Connections:
         if connection not in self._all:  # of an event loop that has ended
             connection.terminate()
             return
-        if is_closed(connection):
-            self._all.discard(connection)
-        else:
-            self._free.append((connection, time.monotonic()))
+        # Whether it is of use any more is asked when it is taken again.
+        self._free.append((connection, time.monotonic()))
         self._wake()
         self._emptied.set()
 
@@ -170,7 +173,8 @@ class Lent:
         self._of = of
 
     async def __aenter__(self) -> asyncpg.Connection:
-        self._connection = await self._of._take()
+        # Mostly there is one, and then it takes no coroutine more.
+        self._connection = self._of._take_free() or await self._of._take()
         return self._connection
 
     async def __aexit__(

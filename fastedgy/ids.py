@@ -25,19 +25,26 @@ _last = 0
 
 def new_id() -> UUID:
     """A new id, greater than all that this process made before."""
-    return new_ids(1)[0]
+    at = _reserve(1)
+    made: UUID = _UUID(_pack(at >> 12 << 16 | 0x7000 | at & 0xFFF, _VARIANT | getrandbits(62)))
+    return made
 
 
 def new_ids(count: int) -> list[UUID]:
     """So many new ids, each greater than the one before it and all that were made earlier."""
-    global _last
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    stamp = milliseconds << 12 | rest * 4096 // 1_000_000
-    with _lock:
-        if stamp <= _last:
-            stamp = _last + 1
-        _last = stamp + count - 1
+    stamp = _reserve(count)
     return [
         _UUID(_pack(at >> 12 << 16 | 0x7000 | at & 0xFFF, _VARIANT | getrandbits(62)))
         for at in range(stamp, stamp + count)
     ]
+
+
+def _reserve(count: int) -> int:
+    """The first of so many moments that nobody else gets, in 4,096ths of a millisecond."""
+    global _last
+    stamp = (time.time_ns() << 12) // 1_000_000
+    with _lock:
+        if stamp <= _last:
+            stamp = _last + 1
+        _last = stamp + count - 1
+    return stamp

@@ -8,6 +8,9 @@ from fastedgy.models.tables import Tables
 
 __all__ = ["Tables", "queue_tables"]
 
+# One object for the same names: it is looked up for each statement, which compares what differs.
+_met: dict[Tables, Tables] = {}
+
 
 def queue_tables() -> Tables:
     """The tables that this process works with: the project's models name them, or the package.
@@ -15,7 +18,6 @@ def queue_tables() -> Tables:
     Raises ConfigurationError if two classes of the project compete for one table.
     """
     # Nobody subclassed what nobody imported; the models need Edgy, which takes half a second.
-    if (base := sys.modules.get("fastedgy.models.base")) is None:
-        return Tables()
-    names: Tables = base.table_names()
-    return names
+    base = sys.modules.get("fastedgy.models.base")
+    names: Tables = Tables() if base is None else base.table_names()
+    return _met.setdefault(names, names)

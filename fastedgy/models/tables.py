@@ -22,3 +22,7 @@ class Tables:
     schedules: str = "queued_task_schedules"
     audit: str = "queued_task_audit"
     rollups: str = "queued_task_rollups"
+
+    def __hash__(self) -> int:
+        # It is looked up for every statement; that of all names takes ten times as long.
+        return hash(self.tasks)

@@ -300,11 +300,11 @@ class QueuedTasks:
     async def _write_now(self, ref: QueuedTaskRef) -> None:
         """Write the buffer that holds this ref's task, and everything beside it."""
         pending = ref._pending
-        if pending is None:
+        if pending is None or pending.buffer is None:
             return
-        if pending.buffer is self._buffer():
+        if pending.buffer is self._buffer() and self._in_transaction():
             await self.flush()
-        elif pending.buffer is not None:
+        else:
             await self._write(pending.buffer)
 
     async def _write(self, buffer: Buffer, connection: Connection | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,11 +16,16 @@ from fastedgy.queued_tasks import duplicates
 from fastedgy.queued_tasks.buffer import Pending, Wish
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import actions
-from fastedgy.store.insert import insert
+from fastedgy.store.insert import Inserted, insert
 from fastedgy.store.newtask import NewTask
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
+
+
+_pre_create = hooks.registered("pre_create")
+_post_create = hooks.registered("post_create")
+"""Empty as long as there are no hooks: looked at for every write."""
 
 
 class TaskDraft:
@@ -56,9 +61,9 @@ async def write(
     if not simple:
         tasks = _without_cancelled(tasks)
     if tasks:
-        drafts = await _before(tasks, again=again)
+        drafts = await _before(tasks, again=again) if _pre_create or _post_create else ()
         if simple:
-            await _insert(connection, service, tasks, again=again)
+            await _put(connection, service, tasks, again)
         else:
             await _insert_in_order(connection, service, tasks, again=again)
         for pending in tasks:
@@ -111,8 +116,6 @@ def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
 
 async def _before(tasks: list[Pending], *, again: bool) -> list[TaskDraft]:
     """Run the hooks that may still change a task. Not a second time for a repetition."""
-    if not hooks.any_hooks("pre_create") and not hooks.any_hooks("post_create"):
-        return []
     drafts = [TaskDraft(pending) for pending in tasks]
     if not again:
         for pending, draft in zip(tasks, drafts, strict=True):
@@ -160,14 +163,7 @@ async def _insert(
     for _ in range(100):
         if not waiting:
             break
-        result = await insert(
-            connection,
-            service._tables,
-            waiting,
-            channel=service._channels.tasks,
-            again=again,
-            timeout=service.config.statement_timeout,
-        )
+        result = await _put(connection, service, waiting, again)
         if not result.taken:
             break
         taken = set(result.taken)
@@ -176,6 +172,19 @@ async def _insert(
     for pending in tasks:
         if pending.ref._id is None:
             pending.ref._id = pending.id
+
+
+def _put(
+    connection: Connection, service: QueuedTasks, tasks: list[Pending], again: bool
+) -> Awaitable[Inserted]:
+    return insert(
+        connection,
+        service._tables,
+        tasks,
+        channel=service._channels.tasks,
+        again=again,
+        timeout=service.config.statement_timeout,
+    )
 
 
 def _name_right(pending: Pending, keys: Sequence[str]) -> None:
