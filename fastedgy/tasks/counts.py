@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from fastedgy.tasks.task import function_name
+
+if TYPE_CHECKING:
+    from fastedgy.tasks.task import Task
 
 MOST_NAMES = 1_000
 """Names may be made of ids (`payment_17`). Beyond so many, tasks are counted under the name of
@@ -39,13 +46,25 @@ class Counts:
 
     def __init__(self) -> None:
         self.by_name: dict[str, TaskCounts] = {}
+        # To put a name together takes longer than to look up a function.
+        self._by_function: WeakKeyDictionary[FunctionType, TaskCounts] = WeakKeyDictionary()
 
-    def of(self, name: str, function: Callable[[], str]) -> TaskCounts:
-        """The counts of a name, or of the function's name when there are too many names."""
+    def of(self, task: Task[..., Any]) -> TaskCounts:
+        """The counts of a task's name, or of its function's when there are too many names."""
+        func = task.func
+        if task.config.name is not None or type(func) is not FunctionType:
+            return self._of(task)
+        counts = self._by_function.get(func)
+        if counts is None:
+            counts = self._by_function[func] = self._of(task)
+        return counts
+
+    def _of(self, task: Task[..., Any]) -> TaskCounts:
+        name = task.name
         counts = self.by_name.get(name)
         if counts is None:
             if len(self.by_name) >= MOST_NAMES:
-                name = function()
+                name = function_name(task.func)
                 counts = self.by_name.get(name)
             if counts is None:
                 counts = self.by_name[name] = TaskCounts()

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 from fastapi.params import Depends
@@ -30,6 +31,9 @@ logger = logging.getLogger("fastedgy.tasks")
 
 OVER = Buffer(closed=True)
 """In place of the buffer of a task that is over: what its stray code adds goes out by itself."""
+
+_simple: WeakKeyDictionary[FunctionType, bool] = WeakKeyDictionary()
+"""Whether a function is async and asks for nothing to be injected."""
 
 _handling: ContextVar[bool] = ContextVar("fastedgy_handling", default=False)
 """Whether an error handler runs here, so that `await task()` tries again and raises."""
@@ -77,13 +81,13 @@ async def perform(task: Task[..., Any]) -> None:
 def _is_simple(task: Task[..., Any]) -> bool:
     """Whether there is nothing to do but to call it: the usual case, on the shortest way."""
     config, func = task.config, task.func
-    return (
-        config.timeout is None
-        and not config.retries
-        and type(func) is FunctionType
-        and bool(func.__code__.co_flags & CO_COROUTINE)
-        and not _may_inject(func)
-    )
+    if config.timeout is not None or config.retries or type(func) is not FunctionType:
+        return False
+    simple = _simple.get(func)
+    if simple is None:
+        simple = bool(func.__code__.co_flags & CO_COROUTINE) and not _may_inject(func)
+        _simple[func] = simple
+    return simple
 
 
 async def by_hand(task: Task[..., Any]) -> Any:

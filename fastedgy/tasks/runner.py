@@ -18,7 +18,7 @@ from fastedgy.errors import TaskBacklogFull, TaskCancelled, TasksNotRunning
 from fastedgy.tasks.config import TaskConfig
 from fastedgy.tasks.counts import Counts
 from fastedgy.tasks.performing import perform
-from fastedgy.tasks.task import Task, function_name, is_async
+from fastedgy.tasks.task import Task, is_async
 
 if TYPE_CHECKING:
     from fastedgy.tasks.durable import Owner
@@ -238,8 +238,7 @@ class Runner:
             return
         counts = task._counts
         if counts is None:
-            name = task.name
-            counts = task._counts = self.counts.of(name, lambda: function_name(task.func))
+            counts = task._counts = self.counts.of(task)
         counts.scheduled += 1
         counts.running += 1
         task._runner = self
@@ -272,7 +271,8 @@ class Runner:
                     counts.done += 1
                 else:
                     counts.failed += 1
-        self._give_place(task)
+        if task.config.limit is not None:
+            self._give_place(task)
         if self._changed:
             self._tell()
 
@@ -303,6 +303,5 @@ class Runner:
     def _check_backlog(self, task: Task[..., Any], lane: Lane, waiting: int) -> None:
         backlog = task.config.backlog
         if backlog is not None and waiting >= backlog:
-            counts = self.counts.of(task.name, lambda: function_name(task.func))
-            counts.refused += 1
+            self.counts.of(task).refused += 1
             raise TaskBacklogFull(task.name, waiting, task.config.limit or 0)
