@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,6 +10,7 @@ from fastedgy.errors import InvalidTaskId, InvalidTransition, TaskCancelled, Tas
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_tasks.outcome import ENDED, in_time, outcome
 from fastedgy.store import details, watch
+from fastedgy.wakeups import rung
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish
@@ -108,8 +107,13 @@ class QueuedTaskRef:
                 "wait() inside the transaction that is to write the task would never end: no "
                 "worker sees the task before the commit. Leave the transaction first."
             )
-        if self._pending is not None:
-            self._pending.awaited = True  # told from its birth on
+        pending, looked_at, name = self._pending, True, ""
+        if pending is not None:
+            name = pending.spec.name
+            # Told from its birth on. Then there is nothing to look at first, but for what may be an
+            # earlier task, or born dead.
+            looked_at = pending.on_its_way or not pending.is_simple()
+            pending.awaited = True
         waiter = service._waiter()
         await waiter.start(timeout=5.0)
         if self._id is None:
@@ -118,19 +122,18 @@ class QueuedTaskRef:
         assert id is not None  # it is written, or has no unique key
         with waiter.watch(id) as woken:
             await self._written()
-            # Looked at in any case: it may have been on its way already, or be born dead.
-            row = await service._repeatedly(
-                lambda connection, _: watch.mark_awaited(connection, service._tables, id)
-            )
-            if row is None:
-                raise TaskNotFound(id)
-            if row["state"] in ENDED:
-                return outcome(row)
+            if looked_at:
+                row = await service._repeatedly(
+                    lambda connection, _: watch.mark_awaited(connection, service._tables, id)
+                )
+                if row is None:
+                    raise TaskNotFound(id)
+                if row["state"] in ENDED:
+                    return outcome(row)
+                name = row["name"]
             pause = 0.02
             while True:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), pause if waiter.polls else 5.0)
-                woken.clear()
+                await rung(woken, pause if waiter.polls else 5.0)
                 # Without notifications look soon, and then less and less often; with them, a look
                 # now and then covers the one that was lost.
                 pause = min(2 * pause, 1.0)
@@ -140,7 +143,7 @@ class QueuedTaskRef:
                 if told is None:
                     # It was there a moment ago, and rows that are waited for are not removed when
                     # they are done: somebody has cleared its queue.
-                    raise TaskCancelled(id=id, name=row["name"], reason="its row was deleted")
+                    raise TaskCancelled(id=id, name=name, reason="its row was deleted")
                 if told["state"] in ENDED:
                     return outcome(told)
 

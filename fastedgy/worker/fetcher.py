@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
@@ -22,6 +21,7 @@ from fastedgy.store.gates import GateLane
 from fastedgy.store.notify import Channels, Free
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.statements import GATED_LINE
+from fastedgy.wakeups import rung
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.gates import Gatekeeper
 from fastedgy.worker.lanes import Lanes
@@ -326,6 +326,4 @@ class Fetcher:
         else:
             until = min(self._look_at, self._rules_at, self._gates.next_turn())
             pause = max(0.001, until - time.monotonic())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), pause)
-        self._bell.clear()
+        await rung(self._bell, pause)

@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from uuid import UUID
 
 from asyncpg import Connection
@@ -19,6 +18,7 @@ from fastedgy.store import events, maintain, workers
 from fastedgy.store.claim import Lane
 from fastedgy.store.maintain import Promoted
 from fastedgy.store.notify import Channels, ring
+from fastedgy.wakeups import rung
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.pruning import Pruner
 from fastedgy.worker.wire import GivenUp, Wire
@@ -116,9 +116,7 @@ class Maintenance:
                 await asyncio.sleep(1)
             pause = self._next() - time.monotonic()
             if pause > 0 and not self._stopping:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._bell.wait(), pause)
-                self._bell.clear()
+                await rung(self._bell, pause)
 
     def _next(self) -> float:
         if self._sent:

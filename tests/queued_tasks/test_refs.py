@@ -98,6 +98,28 @@ async def test_wait_learns_of_the_end_at_once(
     assert time.monotonic() - began < LOOK / 2
 
 
+async def test_a_task_that_its_wait_writes_is_not_looked_at_before_it_ends(
+    tasks: QueuedTasks, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Any] = []
+    mark_awaited = watch.mark_awaited
+
+    async def counted(connection: Any, tables: Any, id: Any) -> Any:
+        looks.append(id)
+        return await mark_awaited(connection, tables, id)
+
+    monkeypatch.setattr(watch, "mark_awaited", counted)
+    async with tasks:
+        fresh = waits_for(tasks.add_task(report, 1))
+        await end_next(connection, result="5")
+        assert (await fresh, looks) == (5, [])
+
+        written = await tasks.add_task(report, 2)
+        late = waits_for(written)
+        await end_next(connection, result="6")
+        assert (await late, looks) == (6, [written.id])
+
+
 async def test_wait_raises_what_the_task_failed_with(
     tasks: QueuedTasks, connection: asyncpg.Connection
 ) -> None:
