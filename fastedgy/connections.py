@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -121,12 +122,14 @@ class Connections:
         self._opening += 1
         try:
             # Behind a pooler in transaction mode, prepared statements are another client's.
-            connection = await connect(
+            opening = connect(
                 self.url,
                 timeout=self._settings.database_connect_timeout,
                 command_timeout=self._config.statement_timeout,
                 statement_cache_size=None if self._config.use_postgresql_notify else 0,
             )
+            # It outlives the request that happens to need it, and would keep that one's context.
+            connection = await asyncio.get_running_loop().create_task(opening, context=Context())
             self._all.add(connection)
             return connection
         except BaseException:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 
-async def rung(bell: asyncio.Event, seconds: float) -> None:
+async def until_rung(bell: asyncio.Event, seconds: float) -> None:
     """Return when the bell has rung, or after so many seconds, and silence it.
 
-    `asyncio.wait_for` would wait in an asyncio task of its own, and so wake its caller two turns of
-    the loop later: a tenth of the time that an idle worker takes to start a task.
+    In Python 3.11 `asyncio.wait_for` waits in an asyncio task of its own, and so wakes its caller
+    two turns of the loop later.
     """
     timer = asyncio.get_running_loop().call_later(seconds, bell.set)
     try:

@@ -8,7 +8,8 @@ from fastedgy.models.tables import Tables
 
 __all__ = ["Tables", "queue_tables"]
 
-# One object for the same names: it is looked up for each statement, which compares what differs.
+# Always the same object for the same names: it is a key that is looked up for each statement, and
+# one that is not the very same object is compared name by name.
 _met: dict[Tables, Tables] = {}
 
 

@@ -109,7 +109,7 @@ def _find(within: list[Any] | dict[str, Any], found: list[Any]) -> None:
             found.append(item[REFERENCE])
         elif kind is dict and len(item) == 1 and REFERENCES in item:
             ids = item[REFERENCES]
-            found += ids if type(ids) is list else [ids]
+            found += ids if type(ids) is list else [None]  # no id at all, whatever it is
         elif kind is dict or kind is list:
             _find(item, found)
 

@@ -10,7 +10,7 @@ from fastedgy.errors import InvalidTaskId, InvalidTransition, TaskCancelled, Tas
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_tasks.outcome import ENDED, in_time, outcome
 from fastedgy.store import details, watch
-from fastedgy.wakeups import rung
+from fastedgy.wakeups import until_rung
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish
@@ -122,6 +122,8 @@ class QueuedTaskRef:
         assert id is not None  # it is written, or has no unique key
         with waiter.watch(id) as woken:
             await self._written()
+            if self._state == "cancelled":
+                raise TaskCancelled(id=id, name=name, reason="before it was written")
             if looked_at:
                 row = await service._repeatedly(
                     lambda connection, _: watch.mark_awaited(connection, service._tables, id)
@@ -133,7 +135,7 @@ class QueuedTaskRef:
                 name = row["name"]
             pause = 0.02
             while True:
-                await rung(woken, pause if waiter.polls else 5.0)
+                await until_rung(woken, pause if waiter.polls else 5.0)
                 # Without notifications look soon, and then less and less often; with them, a look
                 # now and then covers the one that was lost.
                 pause = min(2 * pause, 1.0)

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any
 from uuid import UUID
 
@@ -94,7 +95,9 @@ class Waiter:
         if self.polls:
             return
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="fastedgy wait listener")
+            self._task = asyncio.create_task(
+                self._run(), name="fastedgy wait listener", context=Context()
+            )
         if not self._listening.is_set():
             try:
                 await asyncio.wait_for(self._listening.wait(), timeout)

@@ -72,7 +72,7 @@ WITH held AS (
 ), marked AS (
     UPDATE $tasks AS task SET has_children = true
       FROM parent
-     WHERE task.id = parent.parent_id
+     WHERE task.id = parent.parent_id AND (parent.state = 'doing' OR NOT task.has_children)
        AND parent.state NOT IN ('done', 'failed', 'cancelled')
 )
 UPDATE $tasks AS task

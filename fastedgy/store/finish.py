@@ -12,7 +12,7 @@ the next ANALYZE (seen: seconds for one statement).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,7 @@ from fastedgy.store.arrays import ages, integers
 from fastedgy.store.events import wake_tasks
 from fastedgy.store.family import COUNT_DOWN, OPEN_LINKS, Released, doom, settle
 from fastedgy.store.notify import Channels, ring, tell
-from fastedgy.store.outcomes import Done, Outcome, Standing
+from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.store.standing import stand
 from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
 
@@ -53,7 +53,7 @@ _TOLD = """told AS MATERIALIZED (
 
 # The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
 # a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
-# and goes through FINISH_ANY.
+# and goes through FINISH_PARENTS.
 FINISH_DONE = Statement(
     """
 WITH ended AS ($returned
@@ -67,20 +67,40 @@ SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 )
 
 # The same for parents. A statement does not see what was linked while it waited for a row; but who
-# links to a task changes its row, so `xmin` of the row that it got tells. What does not match goes
-# through FINISH_PARENTS, and so does what another task stands for: that one ends with it.
+# links to a task that runs changes its row, so `xmin` of the row that it got tells. What does not
+# match goes through FINISH_PARENTS. So do parents of a task that stands for another: it ends with
+# that one, instead of running. There is mostly no such task at all, which the smallest of indexes
+# tells; a look at all children would take as long as all the rest.
 FINISH_AND_RELEASE = Statement(
     """
 WITH ended AS ($returned
-       AND NOT task.auto_remove AND task.xmin = seen.version
-       AND NOT EXISTS (SELECT FROM $tasks AS other
-                        WHERE other.stands_for = task.id AND other.state = 'waiting')
+       AND NOT task.auto_remove AND task.xmin = ANY (ARRAY [seen.version])
+       AND ((SELECT stands_for FROM $tasks
+              WHERE state = 'waiting' AND stands_for >= '00000000-0000-0000-0000-000000000000'
+              ORDER BY stands_for LIMIT 1) IS NULL
+            OR NOT EXISTS (
+               SELECT FROM $links AS link
+                 JOIN $tasks AS child ON child.id = ANY (ARRAY [link.child_id])
+                WHERE link.parent_id = ANY (ARRAY [task.id]) AND NOT link.settled
+                  AND child.state || '' = 'waiting' AND child.stands_for IS NOT NULL))
  RETURNING task.id, task.has_children, task.awaited
-), $told, released AS ($count_down)
+), $told, released AS ($count_down), lane AS MATERIALIZED (
+    SELECT queue, priority, count(*) AS tasks FROM released WHERE state = 'enqueued'
+     GROUP BY queue, priority
+), bell AS (
+    SELECT jsonb_agg(jsonb_build_array(queue, priority)) AS lanes FROM lane
+     WHERE (SELECT sum(tasks) FROM lane) > $10::integer
+        OR NOT coalesce(queue = ANY ($9::text[]), true)
+), rung AS MATERIALIZED (
+    SELECT pg_notify($8::text,
+           CASE WHEN jsonb_array_length(lanes) <= 50 AND octet_length(lanes::text) <= 7000
+                THEN jsonb_build_object('lanes', lanes, 'due', NULL)::text
+                ELSE '{"lanes": [], "due": null, "all": true}' END)
+      FROM bell WHERE lanes IS NOT NULL AND $8::text IS NOT NULL
+)
 SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
-       (SELECT jsonb_agg(jsonb_build_array(queue, priority, tasks))
-          FROM (SELECT queue, priority, count(*) AS tasks FROM released WHERE state = 'enqueued'
-                 GROUP BY queue, priority) AS lane) AS lanes
+       (SELECT count(*) FROM rung) AS rung,
+       (SELECT jsonb_agg(jsonb_build_array(queue, priority, tasks)) FROM lane) AS lanes
 """,
     returned=_RETURNED.replace(
         "$seen",
@@ -197,15 +217,6 @@ class Finished:
     again: set[tuple[str, int]] = field(default_factory=set)
     next_due: float | None = None
 
-    def unserved(self, serves: Callable[[str], bool], slots: int) -> set[tuple[str, int]]:
-        """The lanes with work for others than the caller, who has `slots` free for what it
-        serves.
-        """
-        lanes = self.released.lanes | self.again
-        if self.released.tasks > slots:
-            return lanes
-        return {lane for lane in lanes if not serves(lane[0])}
-
 
 async def finish_done(
     connection: Connection, tables: Tables, outcomes: Sequence[Outcome], *, channels: Channels
@@ -227,12 +238,12 @@ async def finish_any(
     outcomes: Sequence[Outcome],
     *,
     channels: Channels,
-    serves: Callable[[str], bool] = lambda queue: False,
+    served: Sequence[str] | None = (),
 ) -> Finished:
-    """Write outcomes of every kind, and what they mean for the families, in one transaction.
+    """Write outcomes of every kind, each with what it means for its family, or not at all.
 
-    `serves` says whether the caller itself goes on to claim from a queue. It then can run as many
-    tasks as it has ended, without a bell; of everything else the workers are told.
+    `served` are the queues from which the caller itself goes on to claim; None: all. It then can
+    run as many tasks as it has ended, without a bell; of everything else the workers are told.
 
     May be repeated after an answer was lost: what is recorded already does not count as fenced.
     """
@@ -242,15 +253,19 @@ async def finish_any(
     standing = [outcome for outcome in outcomes if isinstance(outcome, Standing)]
     others = [o for o in outcomes if not isinstance(o, Done | Standing)]
     written: set[UUID] = set()
-    if len(returned) == len(outcomes):
+    if len(returned) == len(outcomes) and any(isinstance(each, DoneParent) for each in returned):
         row = await connection.fetchrow(
-            FINISH_AND_RELEASE[tables], *_columns(returned, now), channels.done
+            FINISH_AND_RELEASE[tables],
+            *_columns(returned, now),
+            channels.done,
+            channels.tasks,
+            served,
+            len(outcomes),
         )
         for queue, priority, tasks in orjson.loads(row["lanes"] or "[]"):
             finished.released.tasks += tasks
             finished.released.lanes.add((queue, priority))
         if row["ended"] == len(outcomes):
-            await ring(connection, channels.tasks, finished.unserved(serves, len(outcomes)))
             return finished
     async with connection.transaction():
         ends = _Ends()
@@ -273,18 +288,21 @@ async def finish_any(
             written.update(row["id"] for row in rows)
             await _consider(connection, tables, rows, ends)
         finished.again = ends.again
-        released = finished.released
-        released.add(await settle(connection, tables, ends.through, standing=ends.standing))
+        released = await settle(connection, tables, ends.through, standing=ends.standing)
         released.add(await doom(connection, tables, ends.dead))
         await tell(connection, channels.done, [*ends.awaited, *released.awaited])
         if ends.removed:
             await connection.execute(REMOVE[tables], ends.removed)
-        await ring(connection, channels.tasks, finished.unserved(serves, len(outcomes)))
+        lanes = released.lanes | finished.again
+        if released.tasks <= len(outcomes):
+            lanes = _unserved(lanes, served)
+        await ring(connection, channels.tasks, lanes)
+    finished.released.add(released)
     suspended = [outcome.id for outcome in outcomes if outcome.word == "suspended"]
     if suspended:
         # After the commit: an event that was sent until then is seen here, a later one wakes.
         woken = await wake_tasks(connection, tables, suspended)
-        await ring(connection, channels.tasks, {lane for lane in woken if not serves(lane[0])})
+        await ring(connection, channels.tasks, _unserved(woken, served))
         finished.again |= woken
     delays = [outcome.delay for outcome in outcomes if outcome.delay]
     finished.next_due = min(delays) if delays else None
@@ -331,6 +349,11 @@ async def _consider(
             (ends.through if now == "done" else ends.dead).append(id)
         elif now == "done" and row["auto_remove"] and not row["awaited"]:
             ends.removed.append(id)
+
+
+def _unserved(lanes: set[tuple[str, int]], served: Sequence[str] | None) -> set[tuple[str, int]]:
+    """Those with work that the caller does not see to itself."""
+    return set() if served is None else {lane for lane in lanes if lane[0] not in served}
 
 
 def _columns(outcomes: Sequence[Outcome], now: float) -> tuple[Any, ...]:

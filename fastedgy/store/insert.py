@@ -77,9 +77,10 @@ INSERT_OWNED = Statement(_OWNED, again="")
 INSERT_OWNED_AGAIN = Statement(_OWNED, again=_KNOWN_STAY)
 
 # Any rows. The parents that are rows already are locked first, so that none of them can end
-# between the look at its state and the link to it (DECISIONS R11). They are written as well, also
-# those that have children: the one that finishes them waits, and then sees that they have changed.
-# One that is missing, or came to nothing, keeps everything out.
+# between the look at its state and the link to it (DECISIONS R11). One that runs is written as
+# well, also if it has children: who finishes it waits, and then sees that it has changed. Whoever
+# finishes another has to claim it first, and sees the link. One that is missing, or came to
+# nothing, keeps everything out.
 INSERT_ANY = Statement("""
 WITH parent AS (
     SELECT id, state FROM $tasks WHERE id = ANY ($19::uuid[]) ORDER BY id FOR NO KEY UPDATE
@@ -99,7 +100,8 @@ WITH parent AS (
 ), marked AS (
     UPDATE $tasks AS task SET has_children = true
       FROM parent, fine
-     WHERE task.id = parent.id AND parent.state <> 'done'
+     WHERE task.id = parent.id AND (parent.state = 'doing'
+                                    OR (NOT task.has_children AND parent.state <> 'done'))
 ), awaiting AS (
     SELECT DISTINCT parent_id FROM edge
 ), new AS (

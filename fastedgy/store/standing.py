@@ -26,7 +26,8 @@ SELECT id, state FROM $tasks WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY 
 # By itself: one of the others may be among those that are to stand for a third, and a statement
 # changes a row once.
 MARK_OTHERS = Statement("""
-UPDATE $tasks SET has_children = true WHERE id = ANY ($1::uuid[])
+UPDATE $tasks SET has_children = true
+ WHERE id = ANY ($1::uuid[]) AND (state || '' = 'doing' OR NOT has_children)
 """)
 
 # Everything that the other waits for itself, or is to wait for from now on, each met once. Two

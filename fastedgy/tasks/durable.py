@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import logging
 import time
+from contextvars import Context
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -80,7 +81,9 @@ def owner_of(runner: Runner) -> Owner:
                 "FastEdgy, or call install_queue(app)."
             )
         make = importlib.import_module(ENGINE).WebOwner
-        runner.owner = make(runner, get_service(QueuedTasks))
+        # Its loops outlive the request that happens to need them first, and whatever that one has
+        # in its context.
+        runner.owner = Context().run(make, runner, get_service(QueuedTasks))
     return runner.owner
 
 

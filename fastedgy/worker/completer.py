@@ -80,7 +80,7 @@ class Completer:
         self._stopping = False
         self._deadline: float | None = None
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
-        self.serves: Callable[[str], bool] = lambda queue: False
+        self.served: Callable[[], Sequence[str] | None] = lambda: ()
         self.on_due: Callable[[float], None] = lambda seconds: None
         self.on_written: Callable[[Sequence[Outcome], Sequence[Outcome]], None]
         self.on_written = lambda batch, fenced: None
@@ -189,12 +189,12 @@ class Completer:
         simple = [outcome for outcome in batch if type(outcome) is Done]
         others = [outcome for outcome in batch if type(outcome) is not Done]
 
-        again = False
+        tries = 0
 
         async def write(connection: Connection) -> Finished | None:
-            nonlocal again
-            repeated, again = again, True
-            await self._append(connection, said, again=repeated)
+            nonlocal tries
+            tries += 1
+            await self._append(connection, said, again=tries > 1)
             rest = others
             if simple and not await finish_done(
                 connection, self._tables, simple, channels=self._channels
@@ -202,13 +202,15 @@ class Completer:
                 rest = batch
             if rest:
                 return await finish_any(
-                    connection, self._tables, rest, channels=self._channels, serves=self.serves
+                    connection, self._tables, rest, channels=self._channels, served=self.served()
                 )
             return None
 
         finished = await self._wire.run(write, until=self._given_up)
         self._count(len(simple), others)
         self.on_written(batch, finished.fenced if finished is not None else ())
+        if finished is not None:
+            self.on_others(others, finished.fenced)
         if self.telling is not None and self.telling.active:
             self.telling.ended(batch)
         if free := self.on_ended(batch):
@@ -217,8 +219,10 @@ class Completer:
                 until=self._given_up,
             )
         if finished is not None:
-            self.on_others(others, finished.fenced)
             self._consequences(finished)
+        if tries > 1:
+            # What was written by a try whose answer was lost has perhaps set tasks free.
+            self.on_lanes(())
 
     def _count(self, simple: int, others: list[Outcome]) -> None:
         counters = self._counters

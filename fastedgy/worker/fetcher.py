@@ -21,7 +21,7 @@ from fastedgy.store.gates import GateLane
 from fastedgy.store.notify import Channels, Free
 from fastedgy.store.outcomes import Outcome
 from fastedgy.store.statements import GATED_LINE
-from fastedgy.wakeups import rung
+from fastedgy.wakeups import until_rung
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.gates import Gatekeeper
 from fastedgy.worker.lanes import Lanes
@@ -133,9 +133,11 @@ class Fetcher:
         self._rules_at = 0.0
         self._bell.set()
 
-    def serves(self, queue: str) -> bool:
-        """Whether it goes on to claim tasks of this queue."""
-        return not self._stopping and not self._solo and self._lanes.serves(queue)
+    def served(self) -> list[str] | None:
+        """The queues from which it goes on to claim; None: all."""
+        if self._stopping or self._solo:
+            return []
+        return self._queues or None
 
     def room(self) -> None:
         """The executor can take more: worth a claim if the last one took all it could."""
@@ -326,4 +328,4 @@ class Fetcher:
         else:
             until = min(self._look_at, self._rules_at, self._gates.next_turn())
             pause = max(0.001, until - time.monotonic())
-        await rung(self._bell, pause)
+        await until_rung(self._bell, pause)

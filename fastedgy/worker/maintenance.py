@@ -18,7 +18,7 @@ from fastedgy.store import events, maintain, workers
 from fastedgy.store.claim import Lane
 from fastedgy.store.maintain import Promoted
 from fastedgy.store.notify import Channels, ring
-from fastedgy.wakeups import rung
+from fastedgy.wakeups import until_rung
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.pruning import Pruner
 from fastedgy.worker.wire import GivenUp, Wire
@@ -116,7 +116,7 @@ class Maintenance:
                 await asyncio.sleep(1)
             pause = self._next() - time.monotonic()
             if pause > 0 and not self._stopping:
-                await rung(self._bell, pause)
+                await until_rung(self._bell, pause)
 
     def _next(self) -> float:
         if self._sent:

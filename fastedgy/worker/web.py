@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Coroutine, Iterable
+from contextvars import Context
 from dataclasses import asdict
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -105,7 +106,9 @@ class WebOwner:
         if self._registered:
             return
         if self._registering is None:
-            self._registering = asyncio.create_task(self._register(), name="fastedgy register")
+            self._registering = asyncio.create_task(
+                self._register(), name="fastedgy register", context=Context()
+            )
         await asyncio.shield(self._registering)
 
     async def _register(self) -> None:

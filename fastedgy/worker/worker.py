@@ -144,7 +144,7 @@ class Worker:
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring
-        completer.serves = fetcher.serves
+        completer.served = fetcher.served
         completer.on_due = self.maintenance.due_in
         completer.on_written = self.rollups.add
         completer.on_others = executor.results.keep

@@ -42,6 +42,7 @@ from fastedgy.errors import (
 from fastedgy.ids import new_id
 from fastedgy.queued_task import clear_all_hooks, on_pre_create
 from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
+from fastedgy.queued_tasks.waiter import Waiter
 from fastedgy.queued_tasks.waiting import LOOK
 from fastedgy.store import actions, watch
 from fastedgy.store.finish import finish_any, finish_done
@@ -118,6 +119,22 @@ async def test_a_task_that_its_wait_writes_is_not_looked_at_before_it_ends(
         late = waits_for(written)
         await end_next(connection, result="6")
         assert (await late, looks) == (6, [written.id])
+
+
+async def test_wait_for_a_task_that_is_cancelled_before_it_is_written_says_so(
+    tasks: QueuedTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Waiter.start
+
+    async def slow(self: Waiter, timeout: float | None) -> None:
+        ref.cancel()
+        await start(self, timeout)
+
+    monkeypatch.setattr(Waiter, "start", slow)
+    async with tasks:
+        ref = tasks.add_task(report, 1)
+        with pytest.raises(TaskCancelled, match="before it was written"):
+            await ref.wait(timeout=PATIENCE)
 
 
 async def test_wait_raises_what_the_task_failed_with(

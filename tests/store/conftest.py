@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+import rows
 from rows import connections
 
 
@@ -26,3 +27,9 @@ async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """A third connection, which looks at who waits for whom."""
     async with connections(database_url, 1) as [opened]:
         yield opened
+
+
+@pytest.fixture(params=[False, True], ids=["in-a-transaction", "at-once"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with tasks that were not known to have children, and once with known parents."""
+    monkeypatch.setattr(rows, "PARENTS_AT_ONCE", request.param)

@@ -34,9 +34,11 @@ from rows import (
 )
 
 from fastedgy.store import actions, workers
-from fastedgy.store.finish import finish_done
+from fastedgy.store.finish import finish_any, finish_done
 from fastedgy.store.notify import SILENT
 from fastedgy.store.traces import Said, append_logs, write_contexts
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 STATES = {
     "done": "done",
@@ -342,6 +344,90 @@ async def test_parents_that_end_in_one_batch_let_the_child_go(
 
     row = await read(connection, child)
     assert (row["state"], row["waiting_on"]) == ("enqueued", 0)
+
+
+async def test_a_batch_of_which_some_go_the_long_way_lets_all_children_go(
+    connection: asyncpg.Connection,
+) -> None:
+    plain, removed = await add_taken(connection), await add_taken(connection, auto_remove=True)
+    await add(connection, plain["id"])
+    await add(connection, removed["id"], queue="mail")
+
+    finished = await end(connection, plain, removed)
+
+    assert await states(connection) == ["done", "done", "enqueued", "enqueued"]
+    assert (finished.released.tasks, finished.released.lanes) == (2, {("default", 0), ("mail", 0)})
+    assert finished.fenced == []
+
+
+async def test_the_end_of_a_parent_may_be_written_again(connection: asyncpg.Connection) -> None:
+    parent = await add_taken(connection)
+    child = await add(connection, parent["id"])
+    ended = outcome(parent)
+
+    for _ in range(2):
+        finished = await finish_any(connection, TABLES, [ended], channels=SILENT)
+        assert finished.fenced == []
+
+    row = await read(connection, child)
+    assert (row["state"], row["waiting_on"]) == ("enqueued", 0)
+
+
+@pytest.mark.parametrize(
+    ("served", "told"),
+    [((), ["default", "mail"]), (["default"], ["mail"]), (["default", "mail"], []), (None, [])],
+    ids=str,
+)
+async def test_of_children_in_other_queues_than_its_own_a_worker_tells(
+    connection: asyncpg.Connection, database_url: str, served: list[str] | None, told: list[str]
+) -> None:
+    parents = [await add_taken(connection) for _ in range(2)]
+    for parent, queue in zip(parents, ("default", "mail"), strict=True):
+        await add(connection, parent["id"], queue=queue, priority=3)
+    awaited = await add_taken(connection, awaited=True)
+
+    async with listening(database_url) as ear:
+        ends = [outcome(record) for record in (*parents, awaited)]
+        await finish_any(connection, TABLES, ends, channels=CHANNELS, served=served)
+        await connection.execute("SELECT pg_notify($1, 'that is all')", CHANNELS.done)
+        assert await ear.hears("queue_new_task_done", 2) == [str(awaited["id"]), "that is all"]
+
+    bells = [json.loads(text) for text in ear.on("queue_new_task")]
+    assert sorted(lane for bell in bells for lane in bell["lanes"]) == [[q, 3] for q in told]
+    assert [bell["due"] for bell in bells] == [None] * bool(told)
+
+
+async def test_of_more_children_than_it_can_run_a_worker_tells(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    parent = await add_taken(connection)
+    for _ in range(2):
+        await add(connection, parent["id"])
+
+    async with listening(database_url) as ear:
+        await finish_any(connection, TABLES, [outcome(parent)], channels=CHANNELS, served=None)
+        [bell] = await ear.hears("queue_new_task")
+
+    assert json.loads(bell)["lanes"] == [["default", 0]]
+
+
+@pytest.mark.parametrize("lanes", [50, 51])
+async def test_of_children_in_very_many_lanes_all_workers_look(
+    connection: asyncpg.Connection, database_url: str, lanes: int
+) -> None:
+    parent = await add_taken(connection)
+    await write(
+        connection,
+        *(new(parent["id"], queue=f"queue {number:02}") for number in range(lanes)),
+    )
+
+    async with listening(database_url) as ear:
+        await end(connection, parent, channels=CHANNELS)
+        [bell] = await ear.hears("queue_new_task")
+
+    named = [queue for queue, _ in json.loads(bell)["lanes"]]
+    assert sorted(named) == [f"queue {number:02}" for number in range(lanes if lanes < 51 else 0)]
+    assert json.loads(bell).get("all", False) is (lanes > 50)
 
 
 async def test_two_workers_that_end_parents_of_the_same_children_do_not_lock_each_other_out(

@@ -34,7 +34,7 @@ from rows import (
 
 from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
-from fastedgy.store import watch
+from fastedgy.store import actions, watch
 from fastedgy.store.finish import finish_any, finish_done
 from fastedgy.store.insert import CHUNK, COPY_FROM
 from fastedgy.store.newtask import NewTask
@@ -405,6 +405,26 @@ async def test_a_parent_that_ends_while_it_gets_a_further_child_lets_all_go(
     ending = asyncio.create_task(end(connection, parent))
     await blocked(watcher, connection)
     await inserting.commit()
+    await ending
+
+    assert await state_of(watcher, first) == "enqueued"
+    assert await state_of(watcher, second) == "enqueued"
+
+
+async def test_a_parent_that_ends_while_a_child_is_retried_lets_it_go(
+    connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    parent = await add_taken(connection)
+    first = await add(connection, parent["id"])
+    second = await add(connection, parent["id"])
+    await actions.cancel(connection, TABLES, [second])
+    retrying = other.transaction()
+    await retrying.start()
+    assert await actions.retry(other, TABLES, [second]) == [second]
+
+    ending = asyncio.create_task(end(connection, parent))
+    await blocked(watcher, connection)
+    await retrying.commit()
     await ending
 
     assert await state_of(watcher, first) == "enqueued"

@@ -7,12 +7,15 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 from rows import TABLES, add, add_taken, end, read, state_of, take
 
 from fastedgy.store import actions
 from fastedgy.store.finish import Finished, finish_any
 from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import Standing
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 def standing(record: Any, by: UUID) -> Standing:
@@ -41,8 +44,9 @@ async def test_two_that_return_each_other_in_one_batch_do_not_wait_for_ever(
         assert (row["state"], row["error_type"]) == ("failed", "CircularWorkflow")
 
 
+@pytest.mark.parametrize("first", ["its parent", "what it returned"])
 async def test_it_waits_for_what_it_returned_whichever_parent_is_done_first(
-    connection: asyncpg.Connection,
+    connection: asyncpg.Connection, first: str
 ) -> None:
     parent = await add_taken(connection)
     child = await add(connection, parent["id"], on_parent_failure="run")
@@ -54,8 +58,9 @@ async def test_it_waits_for_what_it_returned_whichever_parent_is_done_first(
     assert await state_of(connection, child) == "failed"
     await actions.retry(connection, TABLES, [child], tree=True)
     again = {record["id"]: record for record in await take(connection)}
-    await end(connection, again[parent["id"]], result="1")
-    assert await state_of(connection, child) == "waiting"
-    await end(connection, again[returned["id"]], result="2")
+    ends = [(again[parent["id"]], "1"), (again[returned["id"]], "2")]
+    for record, result in ends if first == "its parent" else reversed(ends):
+        assert await state_of(connection, child) == "waiting"
+        await end(connection, record, result=result)
     row = await read(connection, child)
     assert (row["state"], row["result"]) == ("done", "2")

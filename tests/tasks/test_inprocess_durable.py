@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ from durable_tasks import fail, fail_twice, hold, later, on_error, pointless, sa
 from fastapi import FastAPI, HTTPException
 from helpers import eventually
 
+from fastedgy import connections
 from fastedgy.app import FastEdgy, running
 from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.dependencies import get_container_service, get_service
@@ -39,6 +41,7 @@ from fastedgy.tasks import Task, TaskConfig, Tasks, TasksScheduler, add_tasks
 from fastedgy.tasks.install import runner_of
 from fastedgy.testing import tasks_over
 from fastedgy.worker.assignment import Assignment
+from fastedgy.worker.completer import Completer
 from fastedgy.worker.report import Report
 from fastedgy.worker.worker import Worker
 
@@ -334,6 +337,34 @@ async def test_what_cannot_travel_is_refused_at_once(shop: Shop) -> None:
             )
         await tasks_over(shop.app)
     assert await shop.rows() == []
+
+
+async def test_the_loops_of_the_owner_have_nothing_of_the_request_that_needed_it_first(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_request: ContextVar[str | None] = ContextVar("of_request", default=None)
+    seen: list[str | None] = []
+    run, connect = Completer.run, connections.connect
+
+    async def looking_run(self: Completer) -> None:
+        seen.append(of_request.get())
+        await run(self)
+
+    async def looking_connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+        seen.append(of_request.get())
+        return await connect(*args, **kwargs)
+
+    monkeypatch.setattr(Completer, "run", looking_run)
+    monkeypatch.setattr(connections, "connect", looking_connect)
+
+    async def route(scheduler: TasksScheduler) -> None:
+        of_request.set("its customer")
+        scheduler.after_response.task(durable=True).schedule(work, 1)
+
+    async with running(shop.app):
+        assert await shop.post(route) == 200
+        await shop.ended("done")
+        assert seen == [None, None]
 
 
 async def test_the_counts_of_all_names_are_in_the_process_row(shop: Shop) -> None:

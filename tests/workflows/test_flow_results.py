@@ -186,6 +186,7 @@ async def test_a_parent_that_is_at_work_again_is_waited_for(rows: Rows) -> None:
 FORGED = [
     '[{"$ref": 5}]', '[{"$ref": "x"}]', '[{"$ref": null}]', '[{"$ref": ["x"]}]', '[{"$refs": 5}]',
     '[{"$refs": "x"}]', '[{"$refs": ["x"]}]', '[{"$refs": [["x"]]}]', '[{"$refs": null}]',
+    '[{"$refs": "01980000-0000-7000-8000-000000000000"}]',
 ]  # fmt: skip
 
 
