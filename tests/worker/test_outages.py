@@ -116,6 +116,22 @@ async def test_a_statement_whose_answer_is_lost_does_no_harm(
     assert (await read(connection, parent))["attempt"] == 1
 
 
+async def test_what_a_lost_answer_has_set_free_is_looked_for(
+    hire: Hire, connection: asyncpg.Connection, wire: Proxy
+) -> None:
+    async with hire(url=wire.url) as staff:
+        completer = staff.worker.completer
+        ring, rung = completer.on_lanes, []
+        completer.on_lanes = lambda lanes: (rung.append(list(lanes)), ring(lanes))[1]
+        await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
+        parent = new(function="shop_tasks:mark", args="[1]")
+        child = new(parent.id, function="shop_tasks:mark", args="[2]")
+        wire.lose_answer("RETURNING task.id, task.has_children, task.awaited")
+        await write(connection, parent, child, channel="queue_new_task")
+        await reaches(connection, child.id, "done")
+        assert (wire.lost, rung) == (1, [[]])  # anywhere: the lanes were in the answer
+
+
 async def test_logs_whose_answer_is_lost_are_written_once(
     hire: Hire, connection: asyncpg.Connection, wire: Proxy
 ) -> None:
