@@ -36,7 +36,7 @@ from fastedgy.queued_task.offered import offer
 from fastedgy.queued_tasks import QueuedTasks
 from fastedgy.scheduler.reconcile import reconcile
 from fastedgy.tasks import TaskConfig, add_tasks
-from fastedgy.tasks.install import in_each_route
+from fastedgy.tasks.install import TasksRoute, in_each_route
 
 if TYPE_CHECKING:
     from fastedgy.admin import QueueAdmin
@@ -95,6 +95,7 @@ class FastEdgy(FastAPI):
         # First in, so last out: everything that the route's own dependencies add is written, too.
         options["dependencies"] = [in_each_route(), *(options.get("dependencies") or ())]
         super().__init__(**options)
+        self.router.route_class = TasksRoute
         add_tasks(self, config=tasks)
         _wrap_lifespan(self, _Given(settings, queue))
         _answer_not_found(self)

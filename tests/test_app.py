@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.routing import APIRoute
 
 import fastedgy
 from fastedgy import migrate
@@ -27,6 +28,7 @@ from fastedgy.errors import ConfigurationError, DatabaseUnavailable, SchemaOutda
 from fastedgy.orm import Database, Registry, registry
 from fastedgy.queued_task.offered import resolve
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.tasks import Tasks
 
 
 def work(number: int = 0) -> int:
@@ -126,6 +128,51 @@ async def test_routes_know_their_tasks_without_inject_and_in_threads_and_in_rout
         assert len(await names(connection)) == 1
         assert (await client.get("/late")).status_code == 200
         assert len(await names(connection)) == 2
+
+
+async def test_a_route_opens_once_and_around_all_its_dependencies(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    async def add_twice() -> AsyncIterator[None]:
+        get_service(QueuedTasks).add_task(work)
+        yield
+        get_service(QueuedTasks).add_task(work)
+
+    beside = Depends(add_twice, scope="function")
+    Beside = Annotated[None, beside]  # noqa: N806
+    app = FastEdgy(settings=settings)
+
+    @app.get("/tasks")
+    async def tasks_first(tasks: Tasks, beside: Beside, fail: bool = False) -> None:
+        await end(fail)
+
+    @app.get("/queue")
+    async def queue_first(
+        queue: Annotated[QueuedTasks, Inject(QueuedTasks)], beside: Beside, fail: bool = False
+    ) -> None:
+        await end(fail)
+
+    @app.get("/beside")
+    async def beside_first(beside: Beside, tasks: Tasks, fail: bool = False) -> None:
+        await end(fail)
+
+    @app.get("/above", dependencies=[beside])
+    async def beside_above(tasks: Tasks, fail: bool = False) -> None:
+        await end(fail)
+
+    async def end(fail: bool) -> None:
+        if fail:
+            raise HTTPException(409)
+
+    opened = {
+        route.path: len(route.dependencies) for route in app.routes if isinstance(route, APIRoute)
+    }
+    assert opened == {"/tasks": 0, "/queue": 0, "/beside": 1, "/above": 2}
+    async with client_of(app) as client:
+        for number, path in enumerate(opened, 1):
+            assert (await client.get(path, params={"fail": True})).status_code == 409
+            assert (await client.get(path)).status_code == 200
+            assert len(await names(connection)) == 2 * number
 
 
 async def test_the_services_of_a_running_application_are_injected(app: FastAPI) -> None:

@@ -3,16 +3,19 @@
 # FastAPI reads the annotations of what it calls. Those of an object cannot be text, so this module
 # does without `from __future__ import annotations`.
 
-from collections.abc import AsyncIterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_type_hints
 from weakref import WeakKeyDictionary
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, params
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from fastedgy.dependencies import has_service
+from fastedgy.dependencies.injection import RouteService
 from fastedgy.dependencies.route import GUEST, Route, open_route
 from fastedgy.errors import ConfigurationError, FastAPITasksUninitializedAppError
 from fastedgy.queued_tasks import QueuedTasks
@@ -137,6 +140,43 @@ class TasksMiddleware:
 def in_each_route() -> Any:
     """A dependency for an application with tasks: all its routes have them, and the queue."""
     return Depends(open_route, scope="function")
+
+
+class TasksRoute(APIRoute):
+    """A route of an application with tasks, which opens once.
+
+    One that asks for `Tasks` or `Inject(QueuedTasks)` first does without `in_each_route`: FastAPI
+    solves a dependency anew for each place where it is asked for, which takes longer than a task.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        dependencies: Sequence[params.Depends] | None = None,
+        **options: Any,
+    ) -> None:
+        asked = [each.dependency for each in dependencies or ()]
+        if asked == [open_route]:
+            first = _first_asked(endpoint)
+            if first is open_route or isinstance(first, RouteService):
+                dependencies = None
+        super().__init__(path, endpoint, dependencies=dependencies, **options)
+
+
+def _first_asked(endpoint: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The first dependency of a route's function, as far as its signature can be read."""
+    try:
+        hints = get_type_hints(endpoint, include_extras=True)
+        parameters = inspect.signature(endpoint).parameters
+    except (TypeError, ValueError, NameError, AttributeError):
+        return None
+    for name, parameter in parameters.items():
+        for each in (parameter.default, *getattr(hints.get(name), "__metadata__", ())):
+            if isinstance(each, params.Depends):
+                return each.dependency
+    return None
 
 
 Tasks = Annotated[TasksScheduler, Depends(open_route, scope="function")]
