@@ -16,10 +16,10 @@ from benchmarks.report import Bar, Figures, Scenario
 from benchmarks.serving import ask, served
 
 CLIENTS = 16
-WINDOW = 0.5
+WINDOW = 0.25
 """Seconds of one look at a route. The two that are compared take turns, so that a machine that
 slows down slows both."""
-WINDOWS = 12
+WINDOWS = 32
 TASKS = 20_000
 BATCH = 500
 
