@@ -243,10 +243,16 @@ async def test_a_worker_killed_on_a_host_is_replaced_and_its_tasks_run_again_at_
     connection: asyncpg.Connection, hosts: list[Line], supervise: Supervise, tmp_path: Path
 ) -> None:
     supervised = supervise(hosts[0].url, prefix=hosts[0].host.prefix(), environment=clock("+1h"))
-    [pid] = await supervised.ready(connection)
+    await supervised.ready(connection)
     id = await enqueue(connection, fault_tasks.nap_at_first, 90, str(tmp_path / "runs"))
     await reaches(connection, id, "doing")
 
+    pid = await connection.fetchval(
+        "SELECT worker.pid FROM queued_tasks AS task JOIN queued_task_workers AS worker"
+        " ON worker.id = task.worker_id WHERE task.id = $1",
+        id,
+    )
+    assert pid in supervised.workers(), supervised.output  # else it says here why it has gone
     os.kill(pid, signal.SIGKILL)
 
     row = await reaches(connection, id, "done")

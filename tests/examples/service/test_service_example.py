@@ -188,6 +188,8 @@ def test_hours_become_days_weeks_and_months_also_when_a_worker_is_killed(
         ("day", 48), ("month", 72), ("week", 72)
     ]  # fmt: skip
     assert rows[0]["revenue"] == total
+    # The schedule of the service itself may have made some of today, if the hour has just ended.
+    service.execute("DELETE FROM figures WHERE start > '2025-06-01'")
     [kpis, line] = service.add(
         ("analytics.tasks.compute_kpis", ("2025-05-07T12:00:00+00:00",)),
         ("analytics.tasks.trend", (), {"ahead": 1}),
