@@ -101,7 +101,7 @@ MUTATIONS = (
         "links",
         "no child is missed that is linked while its parent ends",
         "fastedgy/store/finish.py",
-        ((" AND task.xmin = seen.version", ""),),
+        ((" AND task.xmin = ANY (ARRAY [seen.version])", ""),),
         ("tests/store/test_insert.py",),
     ),
     Mutation(
