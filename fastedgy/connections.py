@@ -129,7 +129,12 @@ class Connections:
                 statement_cache_size=None if self._config.use_postgresql_notify else 0,
             )
             # It outlives the request that happens to need it, and would keep that one's context.
-            connection = await asyncio.get_running_loop().create_task(opening, context=Context())
+            task = asyncio.get_running_loop().create_task(opening, context=Context())
+            try:
+                connection = await task
+            except asyncio.CancelledError:
+                task.add_done_callback(_terminate)  # it may have been opened at this very moment
+                raise
             self._all.add(connection)
             return connection
         except BaseException:
@@ -165,6 +170,11 @@ class Connections:
         self._free, self._all = [], set()
         self._waiting.clear()
         self._emptied = asyncio.Event()
+
+
+def _terminate(opening: asyncio.Task[asyncpg.Connection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()
 
 
 class Lent:

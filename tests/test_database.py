@@ -361,6 +361,28 @@ async def test_a_lost_connection_is_an_outage_and_the_next_one_works(
         assert await pid(connection)
 
 
+async def test_a_connection_that_opens_as_its_user_is_cancelled_is_cut(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[asyncpg.Connection] = []
+
+    async def connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+        opened.append(await database.connect(*args, **kwargs))
+        asyncio.get_running_loop().call_soon(user.cancel)  # before the user hears of it
+        return opened[0]
+
+    async def use() -> None:
+        async with connections.acquire():
+            pytest.fail("it was cancelled")
+
+    monkeypatch.setattr("fastedgy.connections.connect", connect)
+    user = asyncio.create_task(use())
+    with pytest.raises(asyncio.CancelledError):
+        await user
+    await asyncio.sleep(0)
+    assert opened[0].is_closed()
+
+
 async def test_a_statement_that_hangs_counts_as_lost(empty_database_url: str) -> None:
     config = QueuedTaskConfig(statement_timeout=0.3)
     connections = Connections(empty_database_url, SETTINGS, config)
