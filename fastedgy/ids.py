@@ -25,18 +25,18 @@ _last = 0
 
 def new_id() -> UUID:
     """A new id, greater than all that this process made before."""
-    at = _reserve(1)
-    made: UUID = _UUID(_pack(at >> 12 << 16 | 0x7000 | at & 0xFFF, _VARIANT | getrandbits(62)))
-    return made
+    return _made(_reserve(1))
 
 
 def new_ids(count: int) -> list[UUID]:
     """So many new ids, each greater than the one before it and all that were made earlier."""
     stamp = _reserve(count)
-    return [
-        _UUID(_pack(at >> 12 << 16 | 0x7000 | at & 0xFFF, _VARIANT | getrandbits(62)))
-        for at in range(stamp, stamp + count)
-    ]
+    return list(map(_made, range(stamp, stamp + count)))
+
+
+def _made(at: int) -> UUID:
+    made: UUID = _UUID(_pack(at >> 12 << 16 | 0x7000 | at & 0xFFF, _VARIANT | getrandbits(62)))
+    return made
 
 
 def _reserve(count: int) -> int:

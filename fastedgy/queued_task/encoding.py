@@ -104,13 +104,12 @@ def references(value: Any) -> list[Any]:
 
 def _find(within: list[Any] | dict[str, Any], found: list[Any]) -> None:
     for item in within.values() if isinstance(within, dict) else within:
-        kind = type(item)
-        if kind is dict and len(item) == 1 and REFERENCE in item:
+        if _is_place(item):
             found.append(item[REFERENCE])
-        elif kind is dict and len(item) == 1 and REFERENCES in item:
+        elif _is_place(item, REFERENCES):
             ids = item[REFERENCES]
             found += ids if type(ids) is list else [None]  # no id at all, whatever it is
-        elif kind is dict or kind is list:
+        elif type(item) is dict or type(item) is list:
             _find(item, found)
 
 
@@ -278,8 +277,8 @@ def _plain(value: Any, path: str, depth: int, id_of: IdOf | None = None) -> Any:
     return _plain(stand_in, path, depth + 1, id_of)
 
 
-def _is_place(plain: Any) -> bool:
-    return type(plain) is dict and len(plain) == 1 and REFERENCE in plain
+def _is_place(plain: Any, key: str = REFERENCE) -> bool:
+    return type(plain) is dict and len(plain) == 1 and key in plain
 
 
 def _referred(value: Any, path: str, depth: int, id_of: IdOf) -> Any:

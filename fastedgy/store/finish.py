@@ -24,13 +24,23 @@ from fastedgy.models.tables import Tables
 from fastedgy.store.arrays import ages, integers
 from fastedgy.store.events import wake_tasks
 from fastedgy.store.family import COUNT_DOWN, OPEN_LINKS, Released, doom, settle
-from fastedgy.store.notify import Channels, ring, tell
+from fastedgy.store.notify import (
+    BYTES_PER_PAYLOAD,
+    EVERYWHERE,
+    IDS_PER_PAYLOAD,
+    LANES_PER_PAYLOAD,
+    Channels,
+    ring,
+    tell,
+)
 from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.store.standing import stand
 from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
 
-# A function has returned, and its claim still holds.
-_RETURNED = """
+
+def _returned(beside: str = "") -> str:
+    """A function has returned, and its claim still holds. `beside`: what else is joined."""
+    return f"""
     UPDATE $tasks AS task
        SET state = 'done', losses = 0, alone = false,
            result = outcome.result,
@@ -40,13 +50,14 @@ _RETURNED = """
            error_type = NULL, error_message = NULL, error_traceback = NULL
       FROM unnest($1::uuid[], $2::text::integer[], $3::jsonb[], $4::jsonb[], $5::text::bigint[],
                   $6::text::bigint[])
-           AS outcome (id, run, result, context, began, ended) $seen
+           AS outcome (id, run, result, context, began, ended) {beside}
      WHERE task.id = ANY (ARRAY [outcome.id]) AND task.run = outcome.run
        AND task.state || '' = 'doing'"""
 
-_TOLD = """told AS MATERIALIZED (
+
+_TOLD = f"""told AS MATERIALIZED (
     SELECT pg_notify($7::text, string_agg(id::text, ','))
-      FROM (SELECT id, row_number() OVER () / 200 AS part FROM ended
+      FROM (SELECT id, row_number() OVER () / {IDS_PER_PAYLOAD} AS part FROM ended
              WHERE awaited AND $7::text IS NOT NULL) AS awaited
      GROUP BY part
 )"""
@@ -62,7 +73,7 @@ WITH ended AS ($returned
 ), $told
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 """,
-    returned=_RETURNED.replace("$seen", ""),
+    returned=_returned(),
     told=_TOLD,
 )
 
@@ -93,22 +104,25 @@ WITH ended AS ($returned
         OR NOT coalesce(queue = ANY ($9::text[]), true)
 ), rung AS MATERIALIZED (
     SELECT pg_notify($8::text,
-           CASE WHEN jsonb_array_length(lanes) <= 50 AND octet_length(lanes::text) <= 7000
+           CASE WHEN jsonb_array_length(lanes) <= $most_lanes
+                 AND octet_length(lanes::text) <= $most_bytes
                 THEN jsonb_build_object('lanes', lanes, 'due', NULL)::text
-                ELSE '{"lanes": [], "due": null, "all": true}' END)
+                ELSE '$everywhere' END)
       FROM bell WHERE lanes IS NOT NULL AND $8::text IS NOT NULL
 )
 SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
        (SELECT count(*) FROM rung) AS rung,
        (SELECT jsonb_agg(jsonb_build_array(queue, priority, tasks)) FROM lane) AS lanes
 """,
-    returned=_RETURNED.replace(
-        "$seen",
+    returned=_returned(
         """
      CROSS JOIN LATERAL (
            SELECT now.xmin AS version FROM $tasks AS now WHERE now.id = ANY (ARRAY [outcome.id])
-     ) AS seen""",
+     ) AS seen"""
     ),
+    most_lanes=str(LANES_PER_PAYLOAD),
+    most_bytes=str(BYTES_PER_PAYLOAD),
+    everywhere=EVERYWHERE,
     told=_TOLD,
     count_down=COUNT_DOWN.replace("$cut", OPEN_LINKS).replace(
         "$parents", "ARRAY (SELECT id FROM ended WHERE has_children)"
@@ -130,7 +144,7 @@ SELECT count(*) AS ended,
                 '{}') AS removed
   FROM ended
 """,
-    returned=_RETURNED.replace("$seen", ""),
+    returned=_returned(),
 )
 
 FINISH_ANY = Statement(

@@ -19,6 +19,7 @@ from fastedgy.store.statements import GATED_LINE
 
 # A payload has 8,000 bytes at most; an id takes 37.
 IDS_PER_PAYLOAD = 200
+LANES_PER_PAYLOAD = 50
 BYTES_PER_PAYLOAD = 7_000
 
 FREE = "free "
@@ -61,20 +62,28 @@ def lanes_payload(
 ) -> str:
     """What a bell says: the lanes that got work, and in how many seconds the next task is due.
 
-    At most 50 lanes are named; an empty list alone, or `all`, means "look everywhere". `gates` are
-    lanes behind gates by queue, gate and priority; where they do not fit, `GATED_LINE` of their
-    queues stands for them.
+    At most `LANES_PER_PAYLOAD` lanes are named; an empty list alone, or `all`, means "look
+    everywhere". `gates` are lanes behind gates by queue, gate and priority; where they do not fit,
+    `GATED_LINE` of their queues stands for them.
     """
     bell: dict[str, Any] = {"lanes": sorted(lanes), "due": due}
     if gates:
         payload = orjson.dumps(bell | {"gates": sorted(gates)})
-        if len(lanes) <= 50 and len(payload) <= BYTES_PER_PAYLOAD:
+        if len(lanes) <= LANES_PER_PAYLOAD and len(payload) <= BYTES_PER_PAYLOAD:
             return payload.decode()
         bell["lanes"] = sorted({*lanes, *((queue, GATED_LINE) for queue, _, _ in gates)})
     payload = orjson.dumps(bell)
-    if len(bell["lanes"]) > 50 or len(payload) > BYTES_PER_PAYLOAD:
-        return orjson.dumps({"lanes": [], "due": due, "all": True}).decode()
+    if len(bell["lanes"]) > LANES_PER_PAYLOAD or len(payload) > BYTES_PER_PAYLOAD:
+        return _everywhere(due)
     return payload.decode()
+
+
+def _everywhere(due: float | None) -> str:
+    return orjson.dumps({"lanes": [], "due": due, "all": True}).decode()
+
+
+EVERYWHERE = _everywhere(None)
+"""What a bell says that cannot name all of its lanes."""
 
 
 @lru_cache(maxsize=256)

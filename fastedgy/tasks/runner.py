@@ -271,8 +271,7 @@ class Runner:
                     counts.done += 1
                 else:
                     counts.failed += 1
-        if task.config.limit is not None:
-            self._give_place(task)
+        self._give_place(task)
         if self._changed:
             self._tell()
 

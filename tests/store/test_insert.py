@@ -392,6 +392,16 @@ async def test_a_parent_that_ends_while_its_child_is_inserted_sees_the_child(
     assert await state_of(watcher, child) == "enqueued"
 
 
+async def end_behind(
+    open_transaction: Any, watcher: asyncpg.Connection, connection: asyncpg.Connection, record: Any
+) -> None:
+    """End a task whose row another transaction holds, which is committed then."""
+    ending = asyncio.create_task(end(connection, record))
+    await blocked(watcher, connection)
+    await open_transaction.commit()
+    await ending
+
+
 async def test_a_parent_that_ends_while_it_gets_a_further_child_lets_all_go(
     connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
 ) -> None:
@@ -402,10 +412,7 @@ async def test_a_parent_that_ends_while_it_gets_a_further_child_lets_all_go(
     await inserting.start()
     second = await add(other, parent["id"])
 
-    ending = asyncio.create_task(end(connection, parent))
-    await blocked(watcher, connection)
-    await inserting.commit()
-    await ending
+    await end_behind(inserting, watcher, connection, parent)
 
     assert await state_of(watcher, first) == "enqueued"
     assert await state_of(watcher, second) == "enqueued"
@@ -422,10 +429,7 @@ async def test_a_parent_that_ends_while_a_child_is_retried_lets_it_go(
     await retrying.start()
     assert await actions.retry(other, TABLES, [second]) == [second]
 
-    ending = asyncio.create_task(end(connection, parent))
-    await blocked(watcher, connection)
-    await retrying.commit()
-    await ending
+    await end_behind(retrying, watcher, connection, parent)
 
     assert await state_of(watcher, first) == "enqueued"
     assert await state_of(watcher, second) == "enqueued"
@@ -443,10 +447,7 @@ async def test_a_task_that_ends_while_another_comes_to_stand_for_it_ends_that_on
         channels=SILENT,
     )  # fmt: skip
 
-    ending = asyncio.create_task(end(connection, meant))
-    await blocked(watcher, connection)
-    await standing.commit()
-    await ending
+    await end_behind(standing, watcher, connection, meant)
 
     assert await state_of(watcher, stand_in["id"]) == "done"
     assert await state_of(watcher, child) == "enqueued"
