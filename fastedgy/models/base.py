@@ -70,6 +70,10 @@ class RowIndex:
     columns: tuple[str, ...]
     where: str | None = None
     unique: bool = False
+    deduplicated: bool = True
+    """Not where many short-lived rows share few values: an entry of several rows lasts as long as
+    the last of them, so that dead ones are looked up again and again (measured: claims of tasks
+    with 50 gates take a third less time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,11 @@ class QueueRow(Model):
             shipped.add(name := f"{table.name}_{index.name}")
             where = sa.text(index.where) if index.where else None
             parts = [table.c.get(column, sa.text(column)) for column in index.columns]
-            sa.Index(name, *parts, unique=index.unique, postgresql_where=where, _table=table)
+            options = {} if index.deduplicated else {"deduplicate_items": "off"}
+            sa.Index(
+                name, *parts, unique=index.unique, postgresql_where=where,
+                postgresql_with=options, _table=table,
+            )  # fmt: skip
         for check, condition in cls.queue_table.checks.items():
             shipped.add(name := f"{table.name}_{check}")
             table.append_constraint(sa.CheckConstraint(condition, name=name))

@@ -80,11 +80,16 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
                 "state = 'enqueued' AND NOT alone AND gate IS NOT NULL",
             ),
             RowIndex("standing", ("stands_for",), "state = 'waiting' AND stands_for IS NOT NULL"),
-            RowIndex("gate_taken", ("gate",), "state = 'doing' AND gate IS NOT NULL"),
+            RowIndex(
+                "gate_taken",
+                ("gate",),
+                "state = 'doing' AND gate IS NOT NULL",
+                deduplicated=False,
+            ),
             RowIndex("suspect", ("date_enqueued",), "state = 'enqueued' AND alone"),
             RowIndex("scheduled", ("date_due",), "state = 'scheduled'"),
             RowIndex("waiting", ("id",), "state = 'waiting'"),
-            RowIndex("doing", ("worker_id",), "state = 'doing'"),
+            RowIndex("doing", ("worker_id",), "state = 'doing'", deduplicated=False),
             RowIndex("failed", ("date_ended",), "state = 'failed'"),
             RowIndex("cancelled", ("date_ended",), "state = 'cancelled'"),
             RowIndex(

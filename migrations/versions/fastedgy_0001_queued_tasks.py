@@ -76,7 +76,9 @@ CREATE INDEX ${tasks}_ready ON $tasks (queue, priority DESC, date_enqueued)
 CREATE INDEX ${tasks}_suspect ON $tasks (date_enqueued) WHERE state = 'enqueued' AND alone;
 CREATE INDEX ${tasks}_scheduled ON $tasks (date_due) WHERE state = 'scheduled';
 CREATE INDEX ${tasks}_waiting ON $tasks (id) WHERE state = 'waiting';
-CREATE INDEX ${tasks}_doing ON $tasks (worker_id) WHERE state = 'doing';
+-- An entry for several rows would last as long as the last of them.
+CREATE INDEX ${tasks}_doing ON $tasks (worker_id) WITH (deduplicate_items = off)
+    WHERE state = 'doing';
 CREATE INDEX ${tasks}_failed ON $tasks (date_ended) WHERE state = 'failed';
 CREATE INDEX ${tasks}_cancelled ON $tasks (date_ended) WHERE state = 'cancelled';
 CREATE UNIQUE INDEX ${tasks}_unique_key ON $tasks (unique_key)

@@ -34,7 +34,8 @@ CREATE INDEX ${tasks}_gated ON $tasks (queue, gate, priority DESC, date_enqueued
     WHERE state = 'enqueued' AND NOT alone AND gate IS NOT NULL;
 CREATE INDEX ${tasks}_standing ON $tasks (stands_for)
     WHERE state = 'waiting' AND stands_for IS NOT NULL;
-CREATE INDEX ${tasks}_gate_taken ON $tasks (gate) WHERE state = 'doing' AND gate IS NOT NULL;
+CREATE INDEX ${tasks}_gate_taken ON $tasks (gate) WITH (deduplicate_items = off)
+    WHERE state = 'doing' AND gate IS NOT NULL;
 
 -- What an operator asks of a worker: that it drains, or its whole supervisor.
 ALTER TABLE $workers
