@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -17,10 +16,6 @@ logger = logging.getLogger("queued_task")
 
 # level, time.monotonic(), name of the logger, message, info as JSON text or None
 LogRecord = tuple[str, float, str, str, str | None]
-
-# Held for the moment in which the list of a run's lines is made, which may be asked for by several
-# threads of one task at once.
-_making = threading.Lock()
 
 
 class TaskRun:
@@ -88,7 +83,7 @@ class TaskRun:
         self._context_text = context
         self._context: dict[str, Any] | None = None
         self._shared = False
-        self._logs: list[LogRecord] | None = None
+        self._logs: list[LogRecord] = []
         self._awake = False
 
     def __repr__(self) -> str:
@@ -126,13 +121,7 @@ class TaskRun:
     @property
     def logs(self) -> list[LogRecord]:
         """The lines that are not collected yet, oldest first."""
-        logs = self._logs
-        if logs is None:
-            with _making:
-                logs = self._logs
-                if logs is None:
-                    logs = self._logs = []
-        return logs
+        return self._logs
 
     def values(self) -> dict[str, Any]:
         """The context for reading; `context` is for those who may change it."""
@@ -159,8 +148,6 @@ class TaskRun:
     def log(self, level: str, name: str, message: str, info: str | None = None) -> None:
         """Add a line to the task's logs; beyond `log_limit` lines it is counted and dropped."""
         logs = self._logs
-        if logs is None:
-            logs = self.logs
         if len(logs) + self.logs_taken >= self.log_limit:
             self.logs_dropped += 1
             return
@@ -171,7 +158,7 @@ class TaskRun:
     @property
     def is_log_full(self) -> bool:
         """Whether the next line would be dropped."""
-        return self.logs_taken + len(self._logs or ()) >= self.log_limit
+        return self.logs_taken + len(self._logs) >= self.log_limit
 
     def is_pending(self) -> bool:
         """Whether there is anything to collect."""
@@ -215,7 +202,7 @@ class TaskRun:
                 f"{self.logs_dropped:,} further lines of this run were dropped: QUEUE_LOG_LIMIT is "
                 f"{self.log_limit:,}."
             )
-            self.logs.append(("warning", time.monotonic(), "queued_task", message, None))
+            self._logs.append(("warning", time.monotonic(), "queued_task", message, None))
             self.logs_dropped = 0
 
     def _rouse(self) -> None:

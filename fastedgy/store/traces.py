@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -67,24 +68,17 @@ async def append_logs(
     known by its run and number, and those that are there already stay as they are.
     """
     now = time.monotonic()
-    kinds: dict[tuple[str, str], int] = {}
+    # Column by column: a loop over the lines takes three times as long.
+    levels, moments, loggers, messages, infos = zip(
+        *chain.from_iterable([each.lines for each in said]), strict=True
+    )
+    of_lines = list(zip(levels, loggers, strict=True))
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(of_lines), 1)}
     places: list[int] = []
     numbers: list[int] = []
-    of_kind: list[int] = []
-    moments: list[float] = []
-    messages: list[str] = []
-    infos: list[str | None] = []
-    with_info = False
     for place, (_, _, first, lines) in enumerate(said, 1):
-        for number, (level, at, logger, message, info) in enumerate(lines, first):
-            kind = level, logger
-            places.append(place)
-            numbers.append(number)
-            of_kind.append(kinds.get(kind) or kinds.setdefault(kind, len(kinds) + 1))
-            moments.append(at)
-            messages.append(message)
-            infos.append(info)
-            with_info = with_info or info is not None
+        places += repeat(place, len(lines))
+        numbers += range(first, first + len(lines))
     status = await connection.execute(
         (APPEND_LOGS_AGAIN if again else APPEND_LOGS)[tables],
         [each.task_id for each in said],
@@ -93,10 +87,10 @@ async def append_logs(
         [logger for _, logger in kinds],
         integers(places),
         integers(numbers),
-        integers(of_kind),
+        integers(list(map(kinds.__getitem__, of_lines))),
         ages(now, moments),
         texts(messages),
-        infos if with_info else [],  # shorter than the others, it is filled up with NULL
+        infos if any(infos) else [],  # shorter than the others, it is filled up with NULL
     )
     return int(status.rpartition(" ")[2])
 

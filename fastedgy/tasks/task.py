@@ -200,7 +200,7 @@ class InProcessRun(TaskRun):
         self._context_text = "{}"
         self._context = None
         self._shared = False
-        self._logs = None
+        self._logs = []
         self._awake = False
 
     @property

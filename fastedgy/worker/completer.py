@@ -319,13 +319,16 @@ def _parts(said: list[Said]) -> Iterator[list[Said]]:
     """What is said, in parts of `LINES` lines at most."""
     part: list[Said] = []
     room = LINES
-    for id, run, first, lines in said:
+    for each in said:
+        id, run, first, lines = each
         for start in range(0, len(lines), LINES):
-            some = lines[start : start + LINES] if len(lines) > LINES else lines
-            if len(some) > room:
+            some = each
+            if len(lines) > LINES:
+                some = Said(id, run, first + start, lines[start : start + LINES])
+            if len(some.lines) > room:
                 yield part
                 part, room = [], LINES
-            part.append(Said(id, run, first + start, some))
-            room -= len(some)
+            part.append(some)
+            room -= len(some.lines)
     if part:
         yield part

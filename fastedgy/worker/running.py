@@ -81,7 +81,7 @@ class Running(TaskRun):
         self.logs_dropped = 0
         self._context = None
         self._shared = False
-        self._logs = None
+        self._logs = []
         self._awake = False
         self.target = target
         self.began = began
