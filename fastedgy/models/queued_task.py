@@ -100,16 +100,15 @@ class BaseQueuedTask(QueueRow):  # type: ignore[no-redef] # Pydantic's plugin, f
             ),
         ),
         checks={
-            "state_known": "state IN ('scheduled', 'waiting', 'enqueued', 'doing', 'done', "
-            "'failed', 'cancelled')",
+            "state_known": "state = ANY ('{scheduled,waiting,enqueued,doing,done,failed,"
+            "cancelled}')",
             "scheduled_is_due": "state <> 'scheduled' OR date_due IS NOT NULL",
             "waiting_on_parents": "state <> 'waiting' OR waiting_on > 0",
             "enqueued_in_line": "state <> 'enqueued' OR date_enqueued IS NOT NULL",
             "doing_has_owner": "state <> 'doing' OR (worker_id IS NOT NULL "
             "AND date_started IS NOT NULL)",
-            "ended_has_end": "state NOT IN ('done', 'failed', 'cancelled') "
-            "OR date_ended IS NOT NULL",
-            "on_parent_failure_known": "on_parent_failure IN ('cancel', 'run', 'fail')",
+            "ended_has_end": "state <> ALL ('{done,failed,cancelled}') OR date_ended IS NOT NULL",
+            "on_parent_failure_known": "on_parent_failure = ANY ('{cancel,run,fail}')",
         },
         storage=(
             "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, "
