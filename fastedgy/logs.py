@@ -206,7 +206,7 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
     if (
         listener.filters
         or logging.getLogRecordFactory() is not logging.LogRecord
-        or logging.Logger.callHandlers.__code__.co_filename != _LOGGING
+        or logging.Logger.callHandlers is not _CALL_HANDLERS
     ):
         return None
     found: CommandHandler | None = None
@@ -220,7 +220,9 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
     return found
 
 
-_LOGGING = logging.addLevelName.__code__.co_filename
+_CALL_HANDLERS: object = logging.Logger.callHandlers
+if logging.Logger.callHandlers.__code__.co_filename != logging.addLevelName.__code__.co_filename:
+    _CALL_HANDLERS = None  # somebody was here before us
 
 
 def configure_logging(

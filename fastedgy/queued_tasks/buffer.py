@@ -92,6 +92,11 @@ class Buffer:
         for pending in tasks:
             pending.ref._dropped()
 
+    def close(self) -> None:
+        """Forget what is in it, and take nothing more: its route or its block is over."""
+        self.drop()
+        self.closed = True
+
     def __bool__(self) -> bool:
         return bool(self.tasks or self.cancellations)
 

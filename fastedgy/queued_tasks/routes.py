@@ -35,6 +35,5 @@ class RouteBuffer:
             if error is None:
                 await self._service._write(self._buffer)
         finally:
-            self._buffer.drop()
-            self._buffer.closed = True
+            self._buffer.close()
             open_buffer.set(self._outer)

@@ -157,8 +157,7 @@ class QueuedTasks:
                 async with caller_transaction(self._database) as connection:
                     await self._write(buffer, connection)
         finally:
-            buffer.drop()
-            buffer.closed = True
+            buffer.close()
 
     def ref(self, id: UUID | str) -> QueuedTaskRef:
         """A ref on the task that has this id, whether there is one or not.
@@ -226,8 +225,7 @@ class QueuedTasks:
             if error is None:
                 await self._write(script.buffer)
         finally:
-            script.buffer.drop()
-            script.buffer.closed = True
+            script.buffer.close()
             if self._owns_connections and not self._scripts:
                 await self.close()
 

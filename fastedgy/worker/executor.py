@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from contextvars import copy_context
 from operator import itemgetter
@@ -25,14 +24,11 @@ from fastedgy.errors import (
     ClosureRefused,
     FunctionNotFound,
     FunctionRefused,
-    InvalidArguments,
     SignatureRefused,
-    TaskOutcomeError,
 )
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.closures import unpack
-from fastedgy.queued_task.encoding import loads
-from fastedgy.queued_task.functions import TaskFunction, describe_closure, resolve
+from fastedgy.queued_task.functions import describe_closure, resolve
 from fastedgy.queued_task.middleware import registered, through
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer
@@ -40,11 +36,11 @@ from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import outcomes
 from fastedgy.store.outage import is_outage
 from fastedgy.store.outcomes import Outcome, Standing
+from fastedgy.worker.calling import Caller
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
 from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
-from fastedgy.worker.results import Read, Results
 from fastedgy.worker.running import Running, verify_row
 from fastedgy.worker.verdict import (
     Misfit,
@@ -107,14 +103,6 @@ class _Unlimited:
     lease_until = float("inf")
 
 
-async def _read_nothing(ids: list[UUID]) -> Read:
-    return {}, None
-
-
-async def _read_nothing_plain(ids: list[UUID]) -> str | None:
-    return None
-
-
 class Executor:
     """`concurrency` slots, fed from a queue of claimed tasks."""
 
@@ -135,11 +123,11 @@ class Executor:
         self._completer = completer
         self._board = board
         self._concurrency = concurrency
+        self.caller = Caller(concurrency)
         self._flush_added = flush_added
         self._solo = solo
         self._queue: deque[Record] = deque()
         self._running: dict[UUID, Running] = {}
-        self._threads: ThreadPoolExecutor | None = None
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._mean = SHORT
@@ -149,14 +137,12 @@ class Executor:
         self._was_full = False
         self._ended = 0
         self._worked = 0.0
-        self._bare: set[TaskFunction] = set()
         self._measured = time.monotonic()
         self._sweeping = False
         self._low_water = 0
         self._most_ahead, self._refill = MOST_AHEAD, REFILL
         self.closed = False
         self.lease: Lease = _Unlimited()
-        self.results = Results(_read_nothing, _read_nothing_plain)
         self.on_room: Callable[[], None] = lambda: None
         self.on_stuck: Callable[[str], None] = lambda reason: None
         self._empty = asyncio.Event()
@@ -308,7 +294,7 @@ class Executor:
             elif _middleware:
                 value = await self._attempt(it)
             else:
-                value = await self._call(it)
+                value = await self.caller.call(it)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
@@ -335,7 +321,8 @@ class Executor:
         self._end(it, verdict.outcome)
 
     async def _attempt(self, it: Running) -> Any:
-        return await (through(it, lambda: self._call(it)) if _middleware else self._call(it))
+        call = self.caller.call
+        return await (through(it, lambda: call(it)) if _middleware else call(it))
 
     async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:
         """Write what the task has added to the queue, if it is done; else nobody wants it."""
@@ -368,57 +355,6 @@ class Executor:
                 it.cancelling = None
             return judge(it, error, self._config)
         return verdict
-
-    async def _call(self, it: Running) -> Any:
-        target = it.target
-        args: Sequence[Any]
-        kwargs: dict[str, Any]
-        if it.args == "[]" and it.kwargs == "{}" and target in self._bare:
-            args, kwargs = (), {}
-        elif it.extra is not None and it.extra.takes_results:
-            args, kwargs = await self._with_results(it, it.extra.run_anyway)
-        else:
-            args, kwargs = self._arguments(it)
-        if target.injected:
-            kwargs = {**kwargs, **target.services()}
-        if _pre_run:
-            await hooks.run_hooks("pre_run", it)
-        if target.is_async:
-            return await target.call(*args, **kwargs)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="task")
-        context = copy_context()
-        result = await self._loop.run_in_executor(
-            self._threads, context.run, _call_in_thread, target.call, args, kwargs
-        )
-        if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
-            return await result
-        return result
-
-    async def _with_results(
-        self, it: Running, run_anyway: bool
-    ) -> tuple[list[Any], dict[str, Any]]:
-        try:
-            args, kwargs = await self.results.arguments(
-                it.name, it.args, it.kwargs, run_anyway=run_anyway
-            )
-            return it.target.rebuild(args, kwargs)
-        except InvalidArguments as error:
-            raise Misfit(str(error)) from None
-        except TaskOutcomeError as error:
-            raise Misfit(str(error), type(error).__name__) from None
-
-    def _arguments(self, it: Running) -> tuple[list[Any], dict[str, Any]]:
-        try:
-            args, kwargs = it.target.rebuild(
-                [] if it.args == "[]" else loads(it.args),
-                {} if it.kwargs == "{}" else loads(it.kwargs),
-            )
-        except InvalidArguments as error:
-            raise Misfit(str(error)) from None
-        if not args and not kwargs:
-            self._bare.add(it.target)
-        return args, kwargs
 
     def _end(self, it: Running, outcome: Outcome) -> None:
         """Give the slot back, hand the outcome on, and start the next."""
@@ -561,11 +497,3 @@ class Executor:
             it.overdue = True
             left.append((left_behind(it, self._config), it))
         return left
-
-
-def _call_in_thread(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    try:
-        return call(*args, **kwargs)
-    except StopIteration as error:
-        # No future takes one: it would be lost on its way out of the thread, and the task not end.
-        raise RuntimeError("the function raised StopIteration") from error

@@ -137,7 +137,7 @@ class Worker:
         executor, fetcher, completer = self.executor, self.fetcher, self.completer
         executor.lease = self.heartbeat
         claims, tables = self._claims, self._tables
-        executor.results = Results(
+        executor.caller.results = Results(
             lambda ids: claims.run(lambda line: watch.read_results(line, tables, ids)),
             lambda ids: claims.run(lambda line: watch.read_plain_results(line, tables, ids)),
         )
@@ -147,7 +147,7 @@ class Worker:
         completer.served = fetcher.served
         completer.on_due = self.maintenance.due_in
         completer.on_written = self.rollups.add
-        completer.on_others = executor.results.keep
+        completer.on_others = executor.caller.results.keep
         completer.on_ended = fetcher.ended
         self.maintenance.on_lanes = fetcher.ring
         self.notifier.on_lanes = fetcher.ring
@@ -301,7 +301,7 @@ class Worker:
             logger.warning("The row of worker %s was not closed: the database is away", self.id)
         self.heartbeat.stop()
         self.watchdog.stop()
-        self.executor.results.close()
+        self.executor.caller.results.close()
         await asyncio.wait(loops, timeout=2)
         for wire in (self._claims, self._writes, self._chores):
             await wire.close()

@@ -269,7 +269,7 @@ async def test_a_sync_function_that_was_cancelled_still_has_its_timeout(
     if cancelled:
 
         def entered() -> None:
-            assert executor._threads is not None
+            assert executor.caller._threads is not None
 
         await eventually(entered)
         executor.cancel(asleep["id"])

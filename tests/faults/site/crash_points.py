@@ -15,6 +15,7 @@ from typing import Any
 
 from fastedgy.store import claim, workers
 from fastedgy.worker import completer
+from fastedgy.worker.calling import Caller
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.worker import Worker
 
@@ -23,8 +24,8 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "before the claim": (claim, "claim", "before"),
     "claimed, the answer unread": (claim, "claim", "after"),
     "the answer read, nothing started": (Executor, "accept", "before"),
-    "started, the function not called": (Executor, "_call", "before"),
-    "the function returned": (Executor, "_call", "after"),
+    "started, the function not called": (Caller, "call", "before"),
+    "the function returned": (Caller, "call", "after"),
     "what it added is written": (Worker, "_flush_added", "after"),
     "before the outcome is kept": (Executor, "_end", "before"),
     "before the outcome is written": (completer.Completer, "_write", "before"),
