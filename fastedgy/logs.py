@@ -220,9 +220,15 @@ def only_listener(listener: logging.Logger) -> CommandHandler | None:
     return found
 
 
-_CALL_HANDLERS: object = logging.Logger.callHandlers
-if logging.Logger.callHandlers.__code__.co_filename != logging.addLevelName.__code__.co_filename:
-    _CALL_HANDLERS = None  # somebody was here before us
+def _is_loggings_own(function: object) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename == logging.addLevelName.__code__.co_filename
+
+
+# None where somebody was faster and put another in its place: nothing that is there is None.
+_CALL_HANDLERS = (
+    logging.Logger.callHandlers if _is_loggings_own(logging.Logger.callHandlers) else None
+)
 
 
 def configure_logging(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,3 +98,24 @@ def test_the_handler_of_a_bare_basic_config_does_not_say_everything_twice(
     configure_logging()
     logger.warning("once")
     assert capsys.readouterr().err.count("once") == 1
+
+
+@pytest.mark.parametrize(
+    ("replacement", "is_noticed"),
+    [
+        ("logging.Logger.callHandlers", False),
+        ("lambda self, record: None", True),
+        ("functools.partial(print)", True),
+    ],
+)
+def test_who_replaced_callhandlers_before_the_import_is_noticed(
+    replacement: str, is_noticed: bool
+) -> None:
+    code = (
+        "import functools, logging\n"
+        f"logging.Logger.callHandlers = {replacement}\n"
+        "from fastedgy import logs\n"
+        "logs.configure_logging()\n"
+        f"assert (logs.only_listener(logging.getLogger()) is None) is {is_noticed}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

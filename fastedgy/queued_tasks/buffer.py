@@ -94,8 +94,8 @@ class Buffer:
 
     def close(self) -> None:
         """Forget what is in it, and take nothing more: its route or its block is over."""
-        self.drop()
         self.closed = True
+        self.drop()
 
     def __bool__(self) -> bool:
         return bool(self.tasks or self.cancellations)

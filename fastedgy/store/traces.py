@@ -62,7 +62,7 @@ UPDATE $tasks AS task SET context = given.context
 async def append_logs(
     connection: Connection, tables: Tables, said: Sequence[Said], *, again: bool = False
 ) -> int:
-    """Write log lines of running tasks; those whose claim is gone are left out.
+    """Write log lines (one at least) of running tasks; those whose claim is gone are left out.
 
     Returns how many were written. `again`: this is a repetition after an answer was lost. A line is
     known by its run and number, and those that are there already stay as they are.

@@ -320,11 +320,11 @@ def _parts(said: list[Said]) -> Iterator[list[Said]]:
     part: list[Said] = []
     room = LINES
     for each in said:
-        id, run, first, lines = each
+        lines = each.lines
         for start in range(0, len(lines), LINES):
             some = each
             if len(lines) > LINES:
-                some = Said(id, run, first + start, lines[start : start + LINES])
+                some = each._replace(first=each.first + start, lines=lines[start : start + LINES])
             if len(some.lines) > room:
                 yield part
                 part, room = [], LINES

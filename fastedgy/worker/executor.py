@@ -79,7 +79,6 @@ larger ones cost less (measured: a tenth more tasks a second)."""
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 
-_pre_run = hooks.registered("pre_run")
 _post_run = hooks.registered("post_run")
 _middleware = registered()
 """Empty as long as there are no hooks and no middleware: looked at for every task."""
