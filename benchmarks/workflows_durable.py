@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from asyncpg import Connection
 
 from benchmarks.chaos_fleet import born, children
 from benchmarks.durable_tasks import LEDGER, STEPS, guarded_call, order
 from benchmarks.harness import BenchmarkError, Lab, Pool, T, pool, producer
 from benchmarks.report import Bar, Figures, Scenario
+from fastedgy.database import connect
 
 SAGAS = 1_000
 SAGAS_PER_SECOND = 40
@@ -74,6 +76,7 @@ async def sagas(lab: Lab) -> Figures:
     with _ledger() as ledger:
         async with lab.database() as url, pool(url, CREW) as running:
             await running.ready(CREW)
+            own = await connect(url)  # the killer has the pool's
             killing = asyncio.create_task(_kill_every_second(running))
             async with producer(url) as tasks:
                 for number in range(count):
@@ -81,10 +84,11 @@ async def sagas(lab: Lab) -> Figures:
                     if number % 10 == 9:
                         await tasks.flush()
                         await asyncio.sleep(10 / SAGAS_PER_SECOND)
-            await running.until(lambda: _all_ended(running), SLACK + count / 10, every=0.2)
+            await running.until(lambda: _all_ended(own), SLACK + count / 10, every=0.2)
             killing.cancel()
             kills = await killing
-            rows = await running.watch.fetch(f"SELECT args, state, result FROM {T.tasks}")
+            rows = await own.fetch(f"SELECT args, state, result FROM {T.tasks}")
+            await own.close()
         wrong, again = _judge(rows, ledger.read_text().splitlines())
     return {
         "value": len(wrong), "sagas": len(rows), "kills": kills, "made_again": again,
@@ -92,8 +96,8 @@ async def sagas(lab: Lab) -> Figures:
     }  # fmt: skip
 
 
-async def _all_ended(running: Pool) -> bool:
-    return bool(await running.watch.fetchval(_LEFT) == 0)
+async def _all_ended(connection: Connection) -> bool:
+    return bool(await connection.fetchval(_LEFT) == 0)
 
 
 def _judge(rows: list[Any], lines: list[str]) -> tuple[list[int], int]:
@@ -131,7 +135,7 @@ async def breaker(lab: Lab) -> Figures:
             until = time.monotonic() + lab.seconds(BROKEN, least=2)
             async with producer(url) as tasks:
                 tasks.add_tasks(guarded_call, [(number, until) for number in range(count)])
-            await running.until(lambda: _all_ended(running), SLACK, every=0.1)
+            await running.until(lambda: _all_ended(running.watch), SLACK, every=0.1)
         calls = sorted(tuple(map(float, line.split())) for line in ledger.read_text().splitlines())
     opened = sorted(call[1] for call in calls)[4]
     through = sorted(call[1] for call in calls if call[0] >= until)
