@@ -248,6 +248,15 @@ def check(func: Any) -> None:
         raise InvalidFunction(problem)
 
 
+def call_in_thread(call: Callable[[], Any]) -> Any:
+    """Make a call in a thread whose future somebody awaits."""
+    try:
+        return call()
+    except StopIteration as error:
+        # No future takes one: it would be lost on its way out of the thread, and the task not end.
+        raise RuntimeError("the function raised StopIteration") from error
+
+
 def _made(func: Any, path: str) -> TaskFunction:
     try:
         return TaskFunction(func, path)

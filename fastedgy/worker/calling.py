@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any
-from uuid import UUID
 
 from fastedgy.errors import InvalidArguments, TaskOutcomeError
 from fastedgy.queued_task import hooks
+from fastedgy.queued_task.callables import call_in_thread
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction
-from fastedgy.worker.results import Read, Results
+from fastedgy.worker.results import Results
 from fastedgy.worker.running import Running
 from fastedgy.worker.verdict import Misfit
 
@@ -21,26 +22,16 @@ _pre_run = hooks.registered("pre_run")
 """Empty as long as there are no such hooks: looked at for every task."""
 
 
-async def _read_nothing(ids: list[UUID]) -> Read:
-    return {}, None
-
-
-async def _read_nothing_plain(ids: list[UUID]) -> str | None:
-    return None
-
-
 class Caller:
-    """Calls functions: async ones here, sync ones in one of `concurrency` threads.
+    """Calls functions: async ones here, sync ones in one of `concurrency` threads."""
 
-    `results` is where the results of parents come from.
-    """
-
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, results: Results) -> None:
+        """`results`: where those of parents come from."""
         self._concurrency = concurrency
+        self._results = results
         self._loop = asyncio.get_running_loop()
         self._threads: ThreadPoolExecutor | None = None
         self._bare: set[TaskFunction] = set()
-        self.results = Results(_read_nothing, _read_nothing_plain)
 
     async def call(self, it: Running) -> Any:
         """What the function returns. Raises what it raises, and Misfit where it cannot be called
@@ -65,7 +56,7 @@ class Caller:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="task")
         context = copy_context()
         result = await self._loop.run_in_executor(
-            self._threads, context.run, _call_in_thread, target.call, args, kwargs
+            self._threads, context.run, call_in_thread, partial(target.call, *args, **kwargs)
         )
         if asyncio.iscoroutine(result):  # a sync function that returned one, a lambda for instance
             return await result
@@ -75,7 +66,7 @@ class Caller:
         self, it: Running, run_anyway: bool
     ) -> tuple[list[Any], dict[str, Any]]:
         try:
-            args, kwargs = await self.results.arguments(
+            args, kwargs = await self._results.arguments(
                 it.name, it.args, it.kwargs, run_anyway=run_anyway
             )
             return it.target.rebuild(args, kwargs)
@@ -95,11 +86,3 @@ class Caller:
         if not args and not kwargs:
             self._bare.add(it.target)
         return args, kwargs
-
-
-def _call_in_thread(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    try:
-        return call(*args, **kwargs)
-    except StopIteration as error:
-        # No future takes one: it would be lost on its way out of the thread, and the task not end.
-        raise RuntimeError("the function raised StopIteration") from error

@@ -41,6 +41,7 @@ from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
 from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
+from fastedgy.worker.results import Results
 from fastedgy.worker.running import Running, verify_row
 from fastedgy.worker.verdict import (
     Misfit,
@@ -111,18 +112,21 @@ class Executor:
         counters: Counters,
         completer: Completer,
         board: Board,
+        results: Results,
         *,
         concurrency: int,
         flush_added: Callable[[TaskRun], Any],
         solo: bool = False,
     ) -> None:
-        """`flush_added` writes what a task has added to the queue, before its own outcome."""
+        """`results`: where those of parents come from. `flush_added` writes what a task has added
+        to the queue, before its own outcome.
+        """
         self._config = config
         self._counters = counters
         self._completer = completer
         self._board = board
         self._concurrency = concurrency
-        self.caller = Caller(concurrency)
+        self._caller = Caller(concurrency, results)
         self._flush_added = flush_added
         self._solo = solo
         self._queue: deque[Record] = deque()
@@ -293,7 +297,7 @@ class Executor:
             elif _middleware:
                 value = await self._attempt(it)
             else:
-                value = await self.caller.call(it)
+                value = await self._caller.call(it)
         except BaseException as error:
             # BaseException: what a task raises is the task's, SystemExit and KeyboardInterrupt
             # included. asyncio would let these two tear the worker down.
@@ -320,7 +324,7 @@ class Executor:
         self._end(it, verdict.outcome)
 
     async def _attempt(self, it: Running) -> Any:
-        call = self.caller.call
+        call = self._caller.call
         return await (through(it, lambda: call(it)) if _middleware else call(it))
 
     async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:

@@ -98,11 +98,17 @@ class Worker:
         self._chores = Wire(url, config, counters, "chores", patience=patience)
         self.completer = Completer(self._writes, tables, channels, config, counters)
         self.rollups = Rollups(self._chores, tables, self.id)
+        claims = self._claims
+        self._results = Results(
+            lambda ids: claims.run(lambda line: watch.read_results(line, tables, ids)),
+            lambda ids: claims.run(lambda line: watch.read_plain_results(line, tables, ids)),
+        )
         self.executor = Executor(
             config,
             counters,
             self.completer,
             Board(assignment.board, assignment.concurrency),
+            self._results,
             concurrency=assignment.concurrency,
             flush_added=self._flush_added,
             solo=assignment.solo,
@@ -136,18 +142,13 @@ class Worker:
     def _join(self) -> None:
         executor, fetcher, completer = self.executor, self.fetcher, self.completer
         executor.lease = self.heartbeat
-        claims, tables = self._claims, self._tables
-        executor.caller.results = Results(
-            lambda ids: claims.run(lambda line: watch.read_results(line, tables, ids)),
-            lambda ids: claims.run(lambda line: watch.read_plain_results(line, tables, ids)),
-        )
         executor.on_room = fetcher.room
         executor.on_stuck = self.replace
         completer.on_lanes = fetcher.ring
         completer.served = fetcher.served
         completer.on_due = self.maintenance.due_in
         completer.on_written = self.rollups.add
-        completer.on_others = executor.caller.results.keep
+        completer.on_others = self._results.keep
         completer.on_ended = fetcher.ended
         self.maintenance.on_lanes = fetcher.ring
         self.notifier.on_lanes = fetcher.ring
@@ -301,7 +302,7 @@ class Worker:
             logger.warning("The row of worker %s was not closed: the database is away", self.id)
         self.heartbeat.stop()
         self.watchdog.stop()
-        self.executor.caller.results.close()
+        self._results.close()
         await asyncio.wait(loops, timeout=2)
         for wire in (self._claims, self._writes, self._chores):
             await wire.close()

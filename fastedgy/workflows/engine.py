@@ -18,6 +18,7 @@ from fastedgy.errors import NoOpenBuffer, NotAsync, NotConnected, StepFailed
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task import failures
 from fastedgy.queued_task.annotations import result_rebuilder
+from fastedgy.queued_task.callables import call_in_thread
 from fastedgy.queued_task.encoding import NotEncodable, dumps, loads
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer, open_buffer
@@ -142,7 +143,7 @@ async def _in_thread(work: Callable[[], Any]) -> tuple[Any, bool]:
     if _threads is None:
         _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="step")
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(_threads, copy_context().run, _without_stop_iteration, work)
+    future = loop.run_in_executor(_threads, copy_context().run, call_in_thread, work)
     stopped = False
     while not future.done():
         try:
@@ -150,13 +151,6 @@ async def _in_thread(work: Callable[[], Any]) -> tuple[Any, bool]:
         except asyncio.CancelledError:
             stopped = True
     return future.result(), stopped
-
-
-def _without_stop_iteration(work: Callable[[], Any]) -> Any:
-    try:
-        return work()
-    except StopIteration as error:  # no future takes one
-        raise RuntimeError("the function raised StopIteration") from error
 
 
 def is_async(func: Callable[..., Any]) -> bool:

@@ -26,6 +26,7 @@ from fastedgy.store import workers
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.report import Board
+from fastedgy.worker.results import Results
 from fastedgy.worker.wire import Wire
 
 
@@ -96,9 +97,12 @@ async def test_what_was_claimed_before_the_lease_was_lost_starts_when_it_is_back
     async def flush_added(run: Any) -> None:
         raise AssertionError("nothing was added")
 
+    async def unasked(ids: Any) -> Any:
+        raise AssertionError("nothing here has parents")
+
     executor = Executor(
         QueuedTaskConfig(), Counters(), completer, Board(None, 1),  # type: ignore[arg-type]
-        concurrency=1, flush_added=flush_added,
+        Results(unasked, unasked), concurrency=1, flush_added=flush_added,
     )  # fmt: skip
     executor.lease = lease
     executor.accept([claimed(), claimed()])

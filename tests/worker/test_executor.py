@@ -21,6 +21,7 @@ from fastedgy.worker import executor as module
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.report import Board
+from fastedgy.worker.results import Results
 
 
 class Row(dict[str, Any]):
@@ -66,11 +67,14 @@ def completer() -> Completer:
 async def make(completer: Completer) -> Make:
     async def flush(run: TaskRun) -> None: ...
 
+    async def unasked(ids: Any) -> Any:
+        raise AssertionError("nothing here has parents")
+
     def made(concurrency: int = 4, **settings: Any) -> Executor:
         config = QueuedTaskConfig(task_modules="shop_tasks", **settings)
         return Executor(
             config, Counters(), completer, Board(None, concurrency),  # type: ignore[arg-type]
-            concurrency=concurrency, flush_added=flush,
+            Results(unasked, unasked), concurrency=concurrency, flush_added=flush,
         )  # fmt: skip
 
     return made
@@ -269,7 +273,7 @@ async def test_a_sync_function_that_was_cancelled_still_has_its_timeout(
     if cancelled:
 
         def entered() -> None:
-            assert executor.caller._threads is not None
+            assert executor._caller._threads is not None
 
         await eventually(entered)
         executor.cancel(asleep["id"])
