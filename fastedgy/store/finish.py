@@ -23,7 +23,7 @@ from asyncpg import Connection, Record
 from fastedgy.models.tables import Tables
 from fastedgy.store.arrays import ages, integers
 from fastedgy.store.events import wake_tasks
-from fastedgy.store.family import COUNT_DOWN, OPEN_LINKS, Released, doom, settle
+from fastedgy.store.family import COUNT_DOWN, Released, doom, settle
 from fastedgy.store.notify import (
     BYTES_PER_PAYLOAD,
     EVERYWHERE,
@@ -124,9 +124,7 @@ SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS tol
     most_bytes=str(BYTES_PER_PAYLOAD),
     everywhere=EVERYWHERE,
     told=_TOLD,
-    count_down=COUNT_DOWN.replace("$cut", OPEN_LINKS).replace(
-        "$parents", "ARRAY (SELECT id FROM ended WHERE has_children)"
-    ),
+    count_down=COUNT_DOWN.replace("$parents", "ARRAY (SELECT id FROM ended WHERE has_children)"),
 )
 
 # In a transaction: children are looked at in the statement that follows, which sees what was linked
