@@ -36,6 +36,7 @@ from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import outcomes
 from fastedgy.store.outage import is_outage
 from fastedgy.store.outcomes import Outcome, Standing
+from fastedgy.worker.ahead import Ahead
 from fastedgy.worker.calling import Caller
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
@@ -63,20 +64,6 @@ SWEEP = 0.1
 more than a short task itself."""
 STUBBORN = 10.0
 """Seconds after its timeout for which a task may ignore its cancellation."""
-SHORT = 0.005
-"""Tasks that take less than this on average (seconds) are claimed ahead."""
-AHEAD = 0.1
-"""Seconds of work that are claimed ahead of short tasks."""
-MOST_AHEAD = 800
-"""Tasks that are claimed ahead at most: with 2,000 a worker has 3 MB more, and is hardly faster."""
-MOST_AHEAD_GATED = 2_400
-"""Likewise where tasks come through gates: such a claim takes longer, and with 800 a worker has
-often run dry before the next one is there (measured: a tenth to a quarter more tasks a second)."""
-REFILL = 0.75
-"""At which share of what may be claimed ahead the next claim is due."""
-REFILL_GATED = 0.5
-"""Likewise where tasks come through gates: each of these claims counts what runs, so that fewer and
-larger ones cost less (measured: a tenth more tasks a second)."""
 UNKNOWN_AGAIN = 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again."""
 
@@ -133,17 +120,8 @@ class Executor:
         self._running: dict[UUID, Running] = {}
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self._mean = SHORT
-        self._rate = 0.0
-        self._pace = 0
-        self._asked = 0
-        self._was_full = False
-        self._ended = 0
-        self._worked = 0.0
-        self._measured = time.monotonic()
+        self._ahead = Ahead(concurrency)
         self._sweeping = False
-        self._low_water = 0
-        self._most_ahead, self._refill = MOST_AHEAD, REFILL
         self.closed = False
         self.lease: Lease = _Unlimited()
         self.on_room: Callable[[], None] = lambda: None
@@ -189,22 +167,12 @@ class Executor:
 
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
-        if self.closed or time.monotonic() >= self.lease.lease_until:
+        now = time.monotonic()
+        if self.closed or now >= self.lease.lease_until:
             return 0
-        free = self._concurrency - len(self._running) - len(self._queue)
-        if self._solo:
-            return max(0, free)
-        ahead = 0
-        if self._mean < SHORT:
-            wanted = max(self._concurrency, self._pace, int(self._rate * AHEAD))
-            ahead = min(self._most_ahead, wanted)
-            self._low_water = int(ahead * self._refill)  # the next ones come before these are over
-            if len(self._queue) > self._low_water:
-                return 0
-        else:
-            self._low_water = 0
-        self._asked = max(0, free + ahead)
-        return self._asked
+        queued = len(self._queue)
+        free = self._concurrency - len(self._running) - queued
+        return max(0, free) if self._solo else self._ahead.room(free, queued, now)
 
     # Starting.
 
@@ -213,15 +181,7 @@ class Executor:
 
         `gated`: some of them through gates.
         """
-        if gated:
-            self._most_ahead, self._refill = MOST_AHEAD_GATED, REFILL_GATED
-        else:
-            self._most_ahead, self._refill = MOST_AHEAD, REFILL
-        if self._was_full and not self._running and not self._queue:
-            # All that there was room for came, and is over before this has arrived: it was too
-            # little, and the rate is not known yet.
-            self._pace = min(self._most_ahead, 2 * max(self._concurrency, self._pace))
-        self._was_full = number >= self._asked
+        self._ahead.came(number, gated=gated, idle=not self._running and not self._queue)
 
     def accept(self, rows: list[Record], *, first: bool = False) -> None:
         """Take claimed tasks over, in their order; those that there is no slot for wait here.
@@ -281,13 +241,14 @@ class Executor:
         it.task = self._loop.create_task(self._run(it), context=self._context.copy())
         if not self._sweeping:
             self._sweeping = True
-            self._measured = now
+            self._ahead.begin(now)
             self._empty.clear()
             self._loop.call_later(SWEEP, self._sweep)
 
     async def _run(self, it: Running) -> None:
         """Run one task in its slot, to its outcome. Never raises."""
         current.set(it)
+        it.began = time.monotonic()
         it.entered = True
         try:
             if it.cancelling is not None:
@@ -372,8 +333,8 @@ class Executor:
             self._counters.log_lines_dropped += it.logs_dropped
             it.close_logs()
         self._completer.put(outcome, it)
-        self._ended += 1
-        self._worked += outcome.ended - outcome.began
+        self._ahead.ended += 1
+        self._ahead.worked += outcome.ended - outcome.began
         if self._queue:
             self._fill()
         if not self._running:
@@ -381,7 +342,7 @@ class Executor:
             self._empty.set()
         elif self.closed and self._is_over():
             self._empty.set()
-        if len(self._queue) <= self._low_water:
+        if len(self._queue) <= self._ahead.low_water:
             self.on_room()
 
     # Stopping tasks.
@@ -389,13 +350,7 @@ class Executor:
     def _sweep(self) -> None:
         """Tell tasks whose time is over; measure the rate; come back while anything runs."""
         now = time.monotonic()
-        elapsed = now - self._measured
-        if elapsed > 0:
-            self._rate += (self._ended / elapsed - self._rate) * 0.5
-        if self._ended:
-            self._mean += (self._worked / self._ended - self._mean) * 0.5
-        self._ended, self._worked, self._measured = 0, 0.0, now
-        self._pace //= 2
+        self._ahead.measure(now)
         for it in list(self._running.values()):
             if now >= it.deadline:
                 self._time_is_over(it, now)

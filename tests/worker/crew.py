@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ class Staff:
 
     def claims_ahead(self) -> None:
         """Make it claim more than it has slots for, as it does after many short tasks."""
-        self.worker.executor._mean, self.worker.executor._rate = 0.0, 1e6
+        ahead = self.worker.executor._ahead
+        ahead.ended, ahead.worked = 1_000_000, 0.0
+        ahead.measure(time.monotonic())
 
     async def ended(self) -> int:
         """Wait for its end; its exit code."""
