@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 from fastedgy.logs import only_listener
 from fastedgy.queued_task.encoding import NotEncodable, clean, dumps
-from fastedgy.queued_task.running import current
+from fastedgy.queued_task.running import TaskRun, current
 
 _LEVELS = {
     logging.DEBUG: "debug",
@@ -31,6 +32,21 @@ _LONGEST_MESSAGE = 100_000
 _LONGEST_TRACEBACK = 50_000
 
 
+def _method(level: int) -> Callable[..., None]:
+    """A logger's method for one level, `info` for instance, with a short way to the row."""
+    word = _LEVELS[level]
+    general: Callable[..., None] = getattr(logging.Logger, word)
+
+    @wraps(general)
+    def method(self: TaskLogger, msg: object, *args: object, **kwargs: Any) -> None:
+        run = current.get()
+        if kwargs or run is None or not self._say(run, level, word, msg, args):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # not this line is meant
+            general(self, msg, *args, **kwargs)
+
+    return method
+
+
 class TaskLogger(logging.Logger):
     """A logger of the standard library's kind that also writes rows while a task is running."""
 
@@ -39,6 +55,34 @@ class TaskLogger(logging.Logger):
         self._clean_name = clean(name)
         self._standard = logging.getLogger(name)
         self.parent = self._standard.parent
+
+    debug = _method(logging.DEBUG)
+    info = _method(logging.INFO)
+    warning = _method(logging.WARNING)
+    error = _method(logging.ERROR)
+    critical = _method(logging.CRITICAL)
+
+    def _say(self, run: TaskRun, level: int, word: str, msg: object, args: Any) -> bool:
+        """Write a plain line without a record; False where somebody might look at the record.
+
+        Without one, nobody asks where in the source it was logged: finding out costs the most.
+        """
+        console = None
+        if self._standard.isEnabledFor(level):
+            console = only_listener(self._standard)
+            if console is None:
+                return False
+        elif level < self.level:
+            return True
+        elif run.is_log_full:
+            run.logs_dropped += 1  # a million lines should not cost a million messages
+            return True
+        message = _formatted(msg, args)
+        if level >= self.level:
+            run.log(word, self._clean_name, message)
+        if console is not None:
+            console.say(level, self.name, message)
+        return True
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
         """Whether a record of this level goes anywhere."""
@@ -68,31 +112,19 @@ class TaskLogger(logging.Logger):
         stacklevel: int = 1,
     ) -> None:
         run = current.get()
-        if run is None or stack_info:
-            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
-            return
-        console = None
-        if self._standard.isEnabledFor(level):
-            console = only_listener(self._standard)
-            if console is None:
-                super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+        if run is not None and not stack_info:
+            if not (exc_info or extra):
+                if self._say(run, level, _level_of(level), msg, args):
+                    return
+            elif not self._standard.isEnabledFor(level) or only_listener(self._standard):
+                if isinstance(exc_info, BaseException):
+                    exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+                elif exc_info and not isinstance(exc_info, tuple):
+                    exc_info = sys.exc_info()
+                record = self.makeRecord(self.name, level, "", 0, msg, args, exc_info, None, extra)
+                self.handle(record)
                 return
-        elif run.is_log_full:
-            run.logs_dropped += 1  # a million lines should not cost a million records
-            return
-        # From here on nobody asks where in the source it was logged: finding out costs the most.
-        if exc_info or extra:
-            if isinstance(exc_info, BaseException):
-                exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
-            elif exc_info and not isinstance(exc_info, tuple):
-                exc_info = sys.exc_info()
-            self.handle(self.makeRecord(self.name, level, "", 0, msg, args, exc_info, None, extra))
-            return
-        message = _formatted(msg, args)
-        if level >= self.level:
-            run.log(_level_of(level), self._clean_name, message)
-        if console is not None:
-            console.say(level, self.name, message)
+        super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
 
     def handle(self, record: logging.LogRecord) -> None:
         """Make the record a row of the running task, and hand it to the standard logger."""

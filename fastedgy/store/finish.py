@@ -12,7 +12,7 @@ the next ANALYZE (seen: seconds for one statement).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,7 @@ from fastedgy.store.notify import (
 from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.store.standing import stand
 from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
+from fastedgy.store.traces import Said, line_columns
 
 
 def _returned(beside: str = "") -> str:
@@ -62,19 +63,36 @@ _TOLD = f"""told AS MATERIALIZED (
      GROUP BY part
 )"""
 
-# The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
-# a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
-# and goes through FINISH_PARENTS.
-FINISH_DONE = Statement(
-    """
+_FINISH_DONE = """
 WITH ended AS ($returned
        AND NOT task.has_children AND NOT task.auto_remove
  RETURNING task.id, task.awaited
-), $told
+), $told $said
 SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
-""",
+"""
+# The hot one: functions that returned, in tasks that nobody waits for as a parent. A task that got
+# a child meanwhile does not match (the check is repeated on the row as it is once its lock is had),
+# and goes through FINISH_PARENTS.
+FINISH_DONE = Statement(_FINISH_DONE, returned=_returned(), told=_TOLD, said="")
+
+# With their last words: one statement, one flush and one turn of the event loop instead of two of
+# each. Those of tasks that did not match are left out. Mostly all match, which the first half of
+# the condition finds; the second one is no join, as that may be planned to compare each with each.
+FINISH_DONE_SAYING = Statement(
+    _FINISH_DONE,
     returned=_returned(),
     told=_TOLD,
+    said=""", said AS (
+    INSERT INTO $logs (task_id, run, seq, level, logged_at, logger, message, info)
+    SELECT ($1::uuid[])[line.of], ((SELECT $2::text::integer[]))[line.of], line.seq,
+           ($8::text[])[line.kind], clock_timestamp() - line.age * interval '1 microsecond',
+           ($9::text[])[line.kind], line.message, line.info
+      FROM unnest($10::text::integer[], $11::text::integer[], $12::text::integer[],
+                  $13::text::bigint[], $14::text::text[], $15::jsonb[])
+           AS line (of, seq, kind, age, message, info)
+     WHERE (SELECT count(*) FROM ended) = cardinality($1::uuid[])
+        OR ($1::uuid[])[line.of] IN (SELECT id FROM ended)
+)""",
 )
 
 # The same for parents. A statement does not see what was linked while it waited for a row; but who
@@ -231,16 +249,30 @@ class Finished:
 
 
 async def finish_done(
-    connection: Connection, tables: Tables, outcomes: Sequence[Outcome], *, channels: Channels
+    connection: Connection,
+    tables: Tables,
+    outcomes: Sequence[Outcome],
+    said: Sequence[Said] = (),
+    places: Iterable[int] = (),
+    *,
+    channels: Channels,
 ) -> bool:
     """Write functions that returned, in one statement. True when all of them matched.
 
-    False: some have children or are to be removed, or their claim is gone; `finish_any` tells
-    which, and may be given all of them.
+    `said` are log lines to be written with them: each of one of the outcomes, of which `places`
+    says in the same order which one it is, from 1 on.
+
+    False: some have children or are to be removed, or their claim is gone. `finish_any` tells
+    which, and may be given all of them. The lines of these are not written, those of others are.
     """
-    row = await connection.fetchrow(
-        FINISH_DONE[tables], *_columns(outcomes, time.monotonic()), channels.done
-    )
+    now = time.monotonic()
+    columns = (*_columns(outcomes, now), channels.done)
+    if said:
+        row = await connection.fetchrow(
+            FINISH_DONE_SAYING[tables], *columns, *line_columns(said, places, now)
+        )
+    else:
+        row = await connection.fetchrow(FINISH_DONE[tables], *columns)
     return bool(row[0] == len(outcomes))
 
 

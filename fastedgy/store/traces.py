@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from asyncpg import Connection
@@ -67,32 +67,43 @@ async def append_logs(
     Returns how many were written. `again`: this is a repetition after an answer was lost. A line is
     known by its run and number, and those that are there already stay as they are.
     """
-    now = time.monotonic()
+    status = await connection.execute(
+        (APPEND_LOGS_AGAIN if again else APPEND_LOGS)[tables],
+        [each.task_id for each in said],
+        [each.run for each in said],
+        *line_columns(said, range(1, len(said) + 1), time.monotonic()),
+    )
+    return int(status.rpartition(" ")[2])
+
+
+def line_columns(said: Sequence[Said], places: Iterable[int], now: float) -> tuple[Any, ...]:
+    """The lines of several runs (one line at least) as parameters of a statement.
+
+    `places` says for each of `said` where the statement has the run. The columns: levels and
+    loggers of each kind of line; then of each line the place of its run, its number, its kind, its
+    age, message and info.
+    """
     # Column by column: a loop over the lines takes three times as long.
     levels, moments, loggers, messages, infos = zip(
         *chain.from_iterable([each.lines for each in said]), strict=True
     )
     of_lines = list(zip(levels, loggers, strict=True))
     kinds = {kind: number for number, kind in enumerate(dict.fromkeys(of_lines), 1)}
-    places: list[int] = []
+    of: list[int] = []
     numbers: list[int] = []
-    for place, (_, _, first, lines) in enumerate(said, 1):
-        places += repeat(place, len(lines))
+    for place, (_, _, first, lines) in zip(places, said, strict=True):
+        of += repeat(place, len(lines))
         numbers += range(first, first + len(lines))
-    status = await connection.execute(
-        (APPEND_LOGS_AGAIN if again else APPEND_LOGS)[tables],
-        [each.task_id for each in said],
-        [each.run for each in said],
+    return (
         [level for level, _ in kinds],
         [logger for _, logger in kinds],
-        integers(places),
+        integers(of),
         integers(numbers),
         integers(list(map(kinds.__getitem__, of_lines))),
         ages(now, moments),
         texts(messages),
         infos if any(infos) else [],  # shorter than the others, it is filled up with NULL
     )
-    return int(status.rpartition(" ")[2])
 
 
 async def write_contexts(

@@ -33,6 +33,9 @@ logger = logging.getLogger("fastedgy.worker")
 
 BATCH = 1_000
 """Outcomes of one statement at most."""
+MOST_UNWRITTEN = 2 * BATCH
+"""Outcomes that may wait before their worker claims no more tasks: it would only hold more of them
+in memory, and run more of them again if it died."""
 LINES = 5_000
 """Log lines of one statement at most."""
 TRACE_PAUSE = 0.25
@@ -96,6 +99,7 @@ class Completer:
         outcome.of = run
         if run is not None and run.is_pending():
             self._ended[outcome.id] = run
+            self._talking.pop(outcome.id, None)  # its outcome takes its last words along
         self._outcomes.append(outcome)
         if not self._bell.is_set():
             self._bell.set()
@@ -116,6 +120,11 @@ class Completer:
         return {outcome.id for outcome in self._outcomes} | {
             outcome.id for outcome in self._writing
         }
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether tasks end faster than their outcomes are written."""
+        return len(self._outcomes) + len(self._writing) > MOST_UNWRITTEN
 
     def unwritten(self) -> list[Outcome]:
         """The outcomes whose writing is not confirmed. Writing one twice does no harm."""
@@ -147,8 +156,9 @@ class Completer:
             batch = self._outcomes[:BATCH]
             del self._outcomes[:BATCH]
             self._writing = batch
+            words = self._last_words(batch)
             try:
-                await self._write(batch)
+                await self._write(batch, words)
             except GivenUp:
                 logger.error(
                     "The outcomes of %d tasks were not written: the database is away. Their rows "
@@ -159,7 +169,7 @@ class Completer:
             except Exception:
                 self._counters.errors += 1
                 logger.exception("Outcomes could not be written together; trying one by one")
-                await self._write_singly(batch)
+                await self._write_singly(batch, words)
             finally:
                 self._writing = []
 
@@ -178,28 +188,29 @@ class Completer:
                 logger.exception("Context and logs of running tasks were not written")
             await asyncio.sleep(TRACE_PAUSE)
 
-    async def _write(self, batch: list[Outcome]) -> None:
+    async def _write(self, batch: Sequence[Outcome], words: Sequence[Said | None]) -> None:
         # Held until the answer is there: what a task said on its way is written before its outcome,
         # also when the connection is lost in between.
         async with self._order:
-            await self._write_in_order(batch)
+            await self._write_in_order(batch, words)
 
-    async def _write_in_order(self, batch: list[Outcome]) -> None:
-        said = self._last_words(batch)
+    async def _write_in_order(self, batch: Sequence[Outcome], words: Sequence[Said | None]) -> None:
         simple = [outcome for outcome in batch if type(outcome) is Done]
         others = [outcome for outcome in batch if type(outcome) is not Done]
+        together, places, apart = _parted(batch, words)
 
         tries = 0
 
         async def write(connection: Connection) -> Finished | None:
             nonlocal tries
             tries += 1
-            await self._append(connection, said, again=tries > 1)
-            rest = others
+            await self._append(connection, apart, again=tries > 1)
+            rest: Sequence[Outcome] = others
             if simple and not await finish_done(
-                connection, self._tables, simple, channels=self._channels
+                connection, self._tables, simple, together, places, channels=self._channels
             ):
                 rest = batch
+                await self._append(connection, together, again=True)
             if rest:
                 return await finish_any(
                     connection, self._tables, rest, channels=self._channels, served=self.served()
@@ -232,11 +243,12 @@ class Completer:
             if name is not None:
                 setattr(counters, name, getattr(counters, name) + 1)
 
-    async def _write_singly(self, batch: list[Outcome]) -> None:
+    async def _write_singly(self, batch: list[Outcome], words: list[Said | None]) -> None:
         """One of them cannot be written; find it, so that the others can."""
-        for outcome in batch:
+        for n, outcome in enumerate(batch):
+            own = words[n : n + 1]
             try:
-                await self._write([outcome])
+                await self._write([outcome], own)
             except GivenUp:
                 raise
             except Exception as error:
@@ -249,29 +261,33 @@ class Completer:
                     f"{type(error).__name__}.",
                 )  # fmt: skip
                 with suppress(Exception):  # logged above; then the lease of this worker decides
-                    await self._write([plain])
+                    await self._write([plain], own)
 
-    def _last_words(self, batch: list[Outcome]) -> list[Said]:
-        said: list[Said] = []
-        if self._ended:
-            for outcome in batch:
-                run = self._ended.pop(outcome.id, None)
-                if run is not None:
-                    outcome.context = run.take_context()
-                    said += _said(run)
-        return said
+    def _last_words(self, batch: list[Outcome]) -> list[Said | None]:
+        """What the run of each outcome has logged and nobody has written; [] if none has."""
+        if not self._ended:
+            return []
+        words: list[Said | None] = []
+        for outcome in batch:
+            run = self._ended.pop(outcome.id, None)
+            said = None
+            if run is not None:
+                outcome.context = run.take_context()
+                said = _said(run)
+            words.append(said)
+        return words
 
     async def _write_traces(self) -> None:
         talking, self._talking = self._talking, {}
         contexts = []
         said: list[Said] = []
         for run in list(talking.values()):
-            if run.id in self._ended:
-                continue  # its outcome takes its last words along
             context = run.take_context()
             if context is not None:
                 contexts.append((run.id, run.run, context))
-            said += _said(run)
+            lines = _said(run)
+            if lines is not None:
+                said.append(lines)
 
         again = False
 
@@ -309,10 +325,34 @@ class Completer:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-def _said(run: TaskRun) -> list[Said]:
+def _said(run: TaskRun) -> Said | None:
     """What a run has logged since it was asked last, if anything."""
     first, lines = run.take_logs()
-    return [Said(run.id, run.run, first, lines)] if lines else []
+    return Said(run.id, run.run, first, lines) if lines else None
+
+
+def _parted(
+    batch: Sequence[Outcome], words: Sequence[Said | None]
+) -> tuple[list[Said], list[int], list[Said]]:
+    """What can be written together with the simple ones of a batch, and of which of these it is,
+    from 1 on; and what is to be written apart, before all.
+    """
+    together: list[Said] = []
+    places: list[int] = []
+    apart: list[Said] = []
+    place, room = 0, LINES
+    for outcome, said in zip(batch, words, strict=False):  # there are none where nobody spoke
+        simple = type(outcome) is Done
+        place += simple
+        if said is None:
+            continue
+        if simple and len(said.lines) <= room:
+            room -= len(said.lines)
+            together.append(said)
+            places.append(place)
+        else:
+            apart.append(said)
+    return together, places, apart
 
 
 def _parts(said: list[Said]) -> Iterator[list[Said]]:

@@ -168,7 +168,7 @@ class Executor:
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
         now = time.monotonic()
-        if self.closed or now >= self.lease.lease_until:
+        if self.closed or now >= self.lease.lease_until or self._completer.is_behind:
             return 0
         queued = len(self._queue)
         free = self._concurrency - len(self._running) - queued

@@ -122,6 +122,7 @@ class Fetcher:
 
     def ended(self, outcomes: Iterable[Outcome]) -> Free:
         """Outcomes are written. Returns the places that this worker leaves to others."""
+        self.room()  # perhaps it waited for this
         free = self._gates.ended(outcomes)
         if not free or self._stopping or self._solo or self._executor.room() <= 0:
             return free

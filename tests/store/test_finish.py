@@ -268,6 +268,39 @@ async def test_log_lines_may_be_repeated(connection: asyncpg.Connection) -> None
     assert await messages(connection) == ["line 0", "line 1", "line 2"]
 
 
+async def test_last_words_are_written_with_the_outcomes(connection: asyncpg.Connection) -> None:
+    records = [await add_taken(connection) for _ in range(4)]
+    ends = [outcome(record) for record in records]
+    said = [line(records[1], 7, "second"), line(records[3], 2, "fourth", level="error")]
+
+    assert await finish_done(connection, TABLES, ends, said, [2, 4], channels=SILENT)
+
+    rows = await connection.fetch(
+        "SELECT task_id, run, seq, level, logger, message FROM queued_task_logs ORDER BY seq DESC"
+    )
+    assert list(map(tuple, rows)) == [
+        (records[1]["id"], 1, 7, "info", "shop", "second"),
+        (records[3]["id"], 1, 2, "error", "shop", "fourth"),
+    ]
+    assert not await finish_done(connection, TABLES, ends, said, [2, 4], channels=SILENT)
+    assert await messages(connection) == ["fourth", "second"]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+async def test_last_words_of_those_that_the_short_way_leaves_out_are_left_out(
+    connection: asyncpg.Connection, loss: Loss
+) -> None:
+    late = await add_taken(connection)
+    await loss(connection, late)
+    good = await add_taken(connection)
+    said = [line(late, 0, "late"), line(good, 0, "good")]
+    ends = [outcome(late), outcome(good)]
+
+    assert not await finish_done(connection, TABLES, ends, said, [1, 2], channels=SILENT)
+
+    assert await messages(connection) == ["good"]
+
+
 # Who waits for the end
 
 

@@ -154,9 +154,14 @@ async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
         async with hire() as staff:
             async with staff.tasks as tasks:
                 refs = tasks.add_tasks(shop_tasks.mark, [(number,) for number in range(30)])
-                cursed = tasks.task(name="cursed").add_task(shop_tasks.mark, 99)
+                talking = tasks.add_tasks(shop_tasks.talk, [(number,) for number in range(30)])
+                cursed = tasks.task(name="cursed").add_task(shop_tasks.talk, 3)
             assert [await ref.wait(30) for ref in refs] == list(range(30))
+            for number, ref in enumerate(talking):
+                await ref.wait(30)
+                assert len(await ref.logs()) == number
             row = await reaches(connection, cursed.id, "failed")
+            assert [line.message for line in await cursed.logs()] == ["line 0", "line 1", "line 2"]
     finally:
         await connection.execute("DROP TRIGGER refuse ON queued_tasks; DROP FUNCTION refuse()")
 

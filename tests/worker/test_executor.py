@@ -52,6 +52,8 @@ class Completer:
         assert outcome.id not in self.outcomes
         self.outcomes[outcome.id] = outcome
 
+    is_behind = False
+
     def wake(self, run: TaskRun) -> None: ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from fastedgy.dependencies import Inject
@@ -28,4 +29,6 @@ async def plain(file: str) -> int:
 async def adding(file: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> int:
     logger.info("adding")
     tasks.add_task(plain, file)
-    return _tell(file)
+    run = _tell(file)
+    await asyncio.sleep(0.2)  # so that its lines are written before its end
+    return run
