@@ -41,7 +41,8 @@ def _method(level: int) -> Callable[..., None]:
     def method(self: TaskLogger, msg: object, *args: object, **kwargs: Any) -> None:
         run = current.get()
         if kwargs or run is None or not self._say(run, level, word, msg, args):
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # not this line is meant
+            # The caller's line is meant, not the next one.
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             general(self, msg, *args, **kwargs)
 
     return method
@@ -129,7 +130,9 @@ class TaskLogger(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         """Make the record a row of the running task, and hand it to the standard logger."""
         run = current.get()
-        if run is not None and record.levelno >= self.level:
+        if run is not None and run.is_log_full:
+            run.logs_dropped += record.levelno >= self.level
+        elif run is not None and record.levelno >= self.level:
             run.log(
                 _level_of(record.levelno),
                 self._clean_name,

@@ -172,8 +172,11 @@ class TaskRun:
         changed, self.context_dirty = self.context_dirty, False
         try:
             text = dumps(self.values())
-        except NotEncodable as error:
-            logger.error("The context of task %s (%s) is not stored: %s", self.name, self.id, error)
+        except Exception as error:  # also what a value's own code raises while it is encoded
+            logger.error(
+                "The context of task %s (%s) is not stored: %s", self.name, self.id, error,
+                exc_info=not isinstance(error, NotEncodable),
+            )  # fmt: skip
             return None
         if text == self._context_text and not changed:
             return None

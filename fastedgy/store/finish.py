@@ -12,7 +12,7 @@ the next ANALYZE (seen: seconds for one statement).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -253,14 +253,12 @@ async def finish_done(
     tables: Tables,
     outcomes: Sequence[Outcome],
     said: Sequence[Said] = (),
-    places: Iterable[int] = (),
     *,
     channels: Channels,
 ) -> bool:
     """Write functions that returned, in one statement. True when all of them matched.
 
-    `said` are log lines to be written with them: each of one of the outcomes, of which `places`
-    says in the same order which one it is, from 1 on.
+    `said` are log lines of theirs, to be written in the same statement.
 
     False: some have children or are to be removed, or their claim is gone. `finish_any` tells
     which, and may be given all of them. The lines of these are not written, those of others are.
@@ -268,6 +266,8 @@ async def finish_done(
     now = time.monotonic()
     columns = (*_columns(outcomes, now), channels.done)
     if said:
+        place_of = {outcome.id: place for place, outcome in enumerate(outcomes, 1)}
+        places = [place_of[each.task_id] for each in said]
         row = await connection.fetchrow(
             FINISH_DONE_SAYING[tables], *columns, *line_columns(said, places, now)
         )

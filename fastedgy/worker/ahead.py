@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 SHORT = 0.005
-"""Tasks that take less than this on average (seconds) are claimed ahead."""
+"""Tasks that would take less than this (seconds, on average) if each ran alone are short."""
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of short tasks."""
 MOST_AHEAD = 800
@@ -24,12 +24,15 @@ larger ones cost less (measured: a tenth more tasks a second)."""
 class Ahead:
     """What an executor has learned of its tasks, and the room that follows from it.
 
-    How long a task takes is measured from its first step to its last, and in between it waits for
-    its turn in the event loop: where 100 share it, most of the time even of one that takes a
-    twentieth of a millisecond. So what counts is the time that they would take alone, which is the
-    loop's idle share of it, as where a processor is shared by turns (Kleinrock 1967, "Time-shared
-    Systems": what needs S takes S / (1 - load)). Taken for long, tasks that write five log lines
-    ran at four fifths of the speed.
+    How long a task takes is measured from its first step to its last, and whenever it awaits
+    something, it then waits for its turn in the event loop as well: where 100 share a busy one, for
+    most of the time. So what counts is the time that it would take alone, which is the loop's idle
+    share of it, as where a processor is shared by turns (Kleinrock 1967, "Time-shared Systems":
+    what needs S takes S / (1 - load)). Without this, tasks that wait three times for a millisecond
+    are taken for long, and run at seven tenths of the speed.
+
+    Those that keep the loop busy themselves are not claimed ahead, however short they would be
+    alone: a slotful of them is to take less than what may be ahead.
     """
 
     def __init__(self, concurrency: int, *, clock: Callable[[], float] = time.thread_time) -> None:
@@ -90,10 +93,12 @@ class Ahead:
         elapsed, cpu = now - self._since, self._clock()
         if elapsed > 0:
             weight = 0.5 if self._known else 1.0
-            self._rate += (self.ended / elapsed - self._rate) * weight
+            self._rate += (self.ended / max(elapsed, AHEAD) - self._rate) * weight
             if self.ended:
                 spent = cpu - self._cpu_before
-                alone = self.worked / self.ended * max(0.0, 1 - spent / elapsed)
+                mean = self.worked / self.ended
+                # The load is that of the time since the last look; before, they may have slept.
+                alone = mean - min(mean, elapsed) * min(1.0, spent / elapsed)
                 self._takes += (alone - self._takes) * weight
                 self._cpu += (spent / self.ended - self._cpu) * weight
                 self._known = True

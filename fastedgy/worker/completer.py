@@ -11,8 +11,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from asyncpg import Connection
@@ -156,9 +157,9 @@ class Completer:
             batch = self._outcomes[:BATCH]
             del self._outcomes[:BATCH]
             self._writing = batch
-            words = self._last_words(batch)
+            said = self._last_words(batch)
             try:
-                await self._write(batch, words)
+                await self._write(batch, said)
             except GivenUp:
                 logger.error(
                     "The outcomes of %d tasks were not written: the database is away. Their rows "
@@ -169,7 +170,7 @@ class Completer:
             except Exception:
                 self._counters.errors += 1
                 logger.exception("Outcomes could not be written together; trying one by one")
-                await self._write_singly(batch, words)
+                await self._write_singly(batch, said)
             finally:
                 self._writing = []
 
@@ -188,16 +189,16 @@ class Completer:
                 logger.exception("Context and logs of running tasks were not written")
             await asyncio.sleep(TRACE_PAUSE)
 
-    async def _write(self, batch: Sequence[Outcome], words: Sequence[Said | None]) -> None:
+    async def _write(self, batch: Sequence[Outcome], said: Sequence[Said]) -> None:
         # Held until the answer is there: what a task said on its way is written before its outcome,
         # also when the connection is lost in between.
         async with self._order:
-            await self._write_in_order(batch, words)
+            await self._write_in_order(batch, said)
 
-    async def _write_in_order(self, batch: Sequence[Outcome], words: Sequence[Said | None]) -> None:
+    async def _write_in_order(self, batch: Sequence[Outcome], said: Sequence[Said]) -> None:
         simple = [outcome for outcome in batch if type(outcome) is Done]
         others = [outcome for outcome in batch if type(outcome) is not Done]
-        together, places, apart = _parted(batch, words)
+        together, apart = _parted(said, others)
 
         tries = 0
 
@@ -207,7 +208,7 @@ class Completer:
             await self._append(connection, apart, again=tries > 1)
             rest: Sequence[Outcome] = others
             if simple and not await finish_done(
-                connection, self._tables, simple, together, places, channels=self._channels
+                connection, self._tables, simple, together, channels=self._channels
             ):
                 rest = batch
                 await self._append(connection, together, again=True)
@@ -243,12 +244,16 @@ class Completer:
             if name is not None:
                 setattr(counters, name, getattr(counters, name) + 1)
 
-    async def _write_singly(self, batch: list[Outcome], words: list[Said | None]) -> None:
-        """One of them cannot be written; find it, so that the others can."""
-        for n, outcome in enumerate(batch):
-            own = words[n : n + 1]
+    async def _write_singly(self, batch: Sequence[Outcome], said: Sequence[Said]) -> None:
+        """One of them cannot be written; find it, so that the others can.
+
+        The lines go first and by themselves: no outcome is to depend on them.
+        """
+        async with self._order:
+            await self._write_apart([], said)
+        for outcome in batch:
             try:
-                await self._write([outcome], own)
+                await self._write([outcome], [])
             except GivenUp:
                 raise
             except Exception as error:
@@ -261,25 +266,46 @@ class Completer:
                     f"{type(error).__name__}.",
                 )  # fmt: skip
                 with suppress(Exception):  # logged above; then the lease of this worker decides
-                    await self._write([plain], own)
+                    await self._write([plain], [])
 
-    def _last_words(self, batch: list[Outcome]) -> list[Said | None]:
-        """What the run of each outcome has logged and nobody has written; [] if none has."""
-        if not self._ended:
-            return []
-        words: list[Said | None] = []
-        for outcome in batch:
-            run = self._ended.pop(outcome.id, None)
-            said = None
-            if run is not None:
-                outcome.context = run.take_context()
-                said = _said(run)
-            words.append(said)
+    async def _write_apart(
+        self, contexts: Sequence[tuple[UUID, int, str]], said: Sequence[Said]
+    ) -> None:
+        """Write each by itself, as one of them cannot be written."""
+        for context in contexts:
+            await self._try_to(
+                partial(write_contexts, tables=self._tables, contexts=[context]), context[0]
+            )
+        for each in said:
+            await self._try_to(partial(self._append, said=[each], again=True), each.task_id)
+
+    async def _try_to(self, write: Callable[[Connection], Awaitable[None]], id: UUID) -> None:
+        try:
+            await self._wire.run(write, until=self._given_up)
+        except GivenUp:
+            raise
+        except Exception:
+            self._counters.errors += 1
+            logger.exception("What task %s has said cannot be written", id)
+
+    def _last_words(self, batch: Sequence[Outcome]) -> list[Said]:
+        """What their runs have said and nobody has written: contexts go into the outcomes, lines
+        are returned.
+        """
+        words: list[Said] = []
+        if self._ended:
+            for outcome in batch:
+                run = self._ended.pop(outcome.id, None)
+                if run is not None:
+                    outcome.context = run.take_context()
+                    said = _said(run)
+                    if said is not None:
+                        words.append(said)
         return words
 
     async def _write_traces(self) -> None:
         talking, self._talking = self._talking, {}
-        contexts = []
+        contexts: list[tuple[UUID, int, str]] = []
         said: list[Said] = []
         for run in list(talking.values()):
             context = run.take_context()
@@ -298,12 +324,22 @@ class Completer:
                 await write_contexts(connection, self._tables, contexts)
             await self._append(connection, said, again=repeated)
 
-        if contexts or said:
+        if not contexts and not said:
+            return
+        try:
             await self._wire.run(write, until=self._given_up)
-            if self.telling is not None and self.telling.active:
-                self.telling.said(talking)
+        except GivenUp:
+            raise
+        except Exception:
+            self._counters.errors += 1
+            logger.exception(
+                "Context and logs of running tasks could not be written together; trying each alone"
+            )
+            await self._write_apart(contexts, said)
+        if self.telling is not None and self.telling.active:
+            self.telling.said(talking)
 
-    async def _append(self, connection: Connection, said: list[Said], *, again: bool) -> None:
+    async def _append(self, connection: Connection, said: Sequence[Said], *, again: bool) -> None:
         for part in _parts(said):
             await append_logs(connection, self._tables, part, again=again)
 
@@ -332,30 +368,23 @@ def _said(run: TaskRun) -> Said | None:
 
 
 def _parted(
-    batch: Sequence[Outcome], words: Sequence[Said | None]
-) -> tuple[list[Said], list[int], list[Said]]:
-    """What can be written together with the simple ones of a batch, and of which of these it is,
-    from 1 on; and what is to be written apart, before all.
+    said: Sequence[Said], others: Sequence[Outcome]
+) -> tuple[Sequence[Said], Sequence[Said]]:
+    """What can be written in one statement with the simple outcomes of a batch, and what is to be
+    written before: all if it is much, else only what those of `others` have said.
     """
-    together: list[Said] = []
-    places: list[int] = []
-    apart: list[Said] = []
-    place, room = 0, LINES
-    for outcome, said in zip(batch, words, strict=False):  # there are none where nobody spoke
-        simple = type(outcome) is Done
-        place += simple
-        if said is None:
-            continue
-        if simple and len(said.lines) <= room:
-            room -= len(said.lines)
-            together.append(said)
-            places.append(place)
-        else:
-            apart.append(said)
-    return together, places, apart
+    if sum([len(each.lines) for each in said]) > LINES:
+        return [], said
+    if not others:
+        return said, []
+    ids = {outcome.id for outcome in others}
+    return (
+        [each for each in said if each.task_id not in ids],
+        [each for each in said if each.task_id in ids],
+    )
 
 
-def _parts(said: list[Said]) -> Iterator[list[Said]]:
+def _parts(said: Sequence[Said]) -> Iterator[list[Said]]:
     """What is said, in parts of `LINES` lines at most."""
     part: list[Said] = []
     room = LINES

@@ -248,8 +248,7 @@ class Executor:
     async def _run(self, it: Running) -> None:
         """Run one task in its slot, to its outcome. Never raises."""
         current.set(it)
-        it.began = time.monotonic()
-        it.entered = True
+        it.enter(time.monotonic())
         try:
             if it.cancelling is not None:
                 raise asyncio.CancelledError

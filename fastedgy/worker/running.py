@@ -33,8 +33,9 @@ class Extra:
 class Running(TaskRun):
     """A run as its executor holds it: what the author's code sees of it, and the slot around it.
 
-    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. `enqueued`
-    is since when it was due. `cancelling` says why it was told to stop ("timeout", "cancel",
+    `began` and `deadline` are readings of `time.monotonic()`, `timeout` is in seconds. They count
+    from the first turn of its asyncio task, and until then from when it got its slot. `enqueued` is
+    since when it was due. `cancelling` says why it was told to stop ("timeout", "cancel",
     "interrupt", "suspend"), or that its function has returned and it is not to be stopped any more
     ("finishing"). `overdue`: its outcome was given without waiting for it. `entered`: its asyncio
     task has had a turn. One that is cancelled before runs no code at all, not even that which tells
@@ -94,6 +95,13 @@ class Running(TaskRun):
         self.cancelling: str | None = None
         self.overdue = False
         self.entered = False
+
+    def enter(self, now: float) -> None:
+        """Its asyncio task has its first turn."""
+        if self.cancelling is None:
+            self.deadline += now - self.began
+        self.began = now
+        self.entered = True
 
     @property
     def sync(self) -> bool:

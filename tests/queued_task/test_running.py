@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -91,6 +92,22 @@ def test_a_context_that_cannot_be_stored_is_reported_and_not_written(
     run.context["a"] = object()
     assert run.take_context() is None
     assert "The context of task job" in caplog.text
+
+
+def test_a_context_with_a_value_that_breaks_is_reported_and_not_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @dataclass
+    class Torn:
+        part: int
+
+    torn = Torn(1)
+    del torn.part
+    run, _ = make(name="job")
+    run.context["a"] = torn
+    assert run.take_context() is None
+    assert "The context of task job" in caplog.text
+    assert "AttributeError" in caplog.text
 
 
 @pytest.mark.parametrize("stored", ["[]", "null", "1", '"x"'])

@@ -8,7 +8,7 @@ import json
 import logging
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -166,6 +166,58 @@ def test_lines_beyond_the_limit_are_dropped_and_counted(logger: logging.Logger) 
             logger.info("%d", number)
     assert run.logs_dropped == 95
     assert [message for _, _, message in rows(run)] == ["0", "1", "2", "3", "4"]
+
+
+def test_beyond_the_limit_nothing_is_made_of_what_comes_with_a_line(
+    logger: logging.Logger,
+) -> None:
+    class Dear:
+        def __repr__(self) -> str:
+            raise AssertionError("nobody reads it")
+
+    logging.getLogger(NAME).setLevel(logging.CRITICAL)
+    with TaskContext(TaskRun(TaskContext().task.id, log_limit=1)) as run:
+        logger.info("first")
+        logger.info("with more", extra={"dear": Dear()})
+        try:
+            raise ValueError(Dear())
+        except ValueError:
+            logger.exception("with a traceback")
+    assert run.logs_dropped == 2
+    assert [message for _, _, message in rows(run)] == ["first"]
+
+
+def _logs_it(logger: Any, how: str) -> None:
+    if how == "log":
+        logger.log(logging.INFO, "x")
+    elif how == "stack_info":
+        logger.info("x", stack_info=True)
+    elif how == "extra":
+        logger.info("x", extra={"a": 1})
+    elif how == "one further out":
+        logger.info("x", stacklevel=2)
+    elif how == "adapter":
+        logging.LoggerAdapter(logger, {}).info("x")
+    else:
+        getattr(logger, how)("x")
+
+
+HOW = ["debug", "info", "warning", "error", "critical", "fatal", "exception", "log", "stack_info",
+       "extra", "one further out", "adapter"]  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_record_tells_where_it_was_logged(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture, how: str, inside: bool
+) -> None:
+    logger.setLevel(logging.DEBUG)
+    with TaskContext() if inside else nullcontext():
+        _logs_it(logger, how)
+    [record] = caplog.records
+    assert record.funcName == (
+        "test_a_record_tells_where_it_was_logged" if how == "one further out" else "_logs_it"
+    )
 
 
 async def test_a_thread_of_a_task_writes_its_rows(logger: logging.Logger) -> None:

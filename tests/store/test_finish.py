@@ -37,6 +37,7 @@ from fastedgy.store import actions, workers
 from fastedgy.store.finish import finish_any, finish_done
 from fastedgy.store.notify import SILENT
 from fastedgy.store.traces import Said, append_logs, write_contexts
+from fastedgy.worker.wire import HELD_PLANS
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -273,7 +274,7 @@ async def test_last_words_are_written_with_the_outcomes(connection: asyncpg.Conn
     ends = [outcome(record) for record in records]
     said = [line(records[1], 7, "second"), line(records[3], 2, "fourth", level="error")]
 
-    assert await finish_done(connection, TABLES, ends, said, [2, 4], channels=SILENT)
+    assert await finish_done(connection, TABLES, ends, said, channels=SILENT)
 
     rows = await connection.fetch(
         "SELECT task_id, run, seq, level, logger, message FROM queued_task_logs ORDER BY seq DESC"
@@ -282,7 +283,7 @@ async def test_last_words_are_written_with_the_outcomes(connection: asyncpg.Conn
         (records[1]["id"], 1, 7, "info", "shop", "second"),
         (records[3]["id"], 1, 2, "error", "shop", "fourth"),
     ]
-    assert not await finish_done(connection, TABLES, ends, said, [2, 4], channels=SILENT)
+    assert not await finish_done(connection, TABLES, ends, said, channels=SILENT)
     assert await messages(connection) == ["fourth", "second"]
 
 
@@ -296,7 +297,7 @@ async def test_last_words_of_those_that_the_short_way_leaves_out_are_left_out(
     said = [line(late, 0, "late"), line(good, 0, "good")]
     ends = [outcome(late), outcome(good)]
 
-    assert not await finish_done(connection, TABLES, ends, said, [1, 2], channels=SILENT)
+    assert not await finish_done(connection, TABLES, ends, said, channels=SILENT)
 
     assert await messages(connection) == ["good"]
 
@@ -466,6 +467,9 @@ async def test_of_children_in_very_many_lanes_all_workers_look(
 async def test_two_workers_that_end_parents_of_the_same_children_do_not_lock_each_other_out(
     connection: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
+    for each in (connection, other):  # their plans give the order of the locks
+        for name, value in HELD_PLANS.items():
+            await each.execute(f"SET {name} = {value}")
     left = [await add_taken(connection) for _ in range(5)]
     right = [await add_taken(connection) for _ in range(5)]
     both = [record["id"] for record in (*left, *right)]

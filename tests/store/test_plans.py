@@ -122,6 +122,7 @@ EXPECTED = {
     claim.CLAIM_ALONE: {"queued_tasks_suspect", TASKS_KEY},
     claim.LANES: {"queued_tasks_ready"},
     finish.FINISH_DONE: {TASKS_KEY},
+    finish.FINISH_DONE_SAYING: {TASKS_KEY},
     finish.FINISH_PARENTS: {TASKS_KEY},
     finish.FINISH_AND_RELEASE: {
         TASKS_KEY, "queued_tasks_standing", "queued_task_links_pkey",

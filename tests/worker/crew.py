@@ -45,7 +45,7 @@ class Staff:
         return self.worker._counters
 
     def claims_ahead(self) -> None:
-        """Make it claim more than it has slots for, as it does after many short tasks."""
+        """Make a new one claim more than it has slots for, as it does after many short tasks."""
         ahead = self.worker.executor._ahead
         ahead.ended, ahead.worked = 1_000_000, 0.0
         ahead.measure(time.monotonic())

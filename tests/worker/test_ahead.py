@@ -80,7 +80,23 @@ def test_what_is_known_changes_with_the_tasks(loop: Loop) -> None:
 def test_a_first_look_does_not_wait_for_its_time(loop: Loop) -> None:
     loop.now += 0.01
     loop.ahead.ended, loop.ahead.worked = 100, 100 * 0.001
-    assert loop.claimed_ahead() == MOST_AHEAD
+    assert loop.claimed_ahead() == 100
+
+
+def test_one_short_task_in_one_slot_does_not_stand_for_many() -> None:
+    ahead = Ahead(1, clock=lambda: 0.0)
+    ahead.begin(7.0)
+    ahead.ended, ahead.worked = 1, 0.0005
+    assert ahead.room(0, 0, 7.001) == 1
+
+
+def test_what_slept_while_the_loop_was_idle_is_long_though_it_ends_in_a_busy_moment(
+    loop: Loop,
+) -> None:
+    loop.now += 0.01
+    loop.cpu += 0.01
+    loop.ahead.ended, loop.ahead.worked = 100, 100 * 1.0
+    assert loop.claimed_ahead() == 0
 
 
 def test_the_next_claim_is_due_before_the_last_tasks_are_started(loop: Loop) -> None:

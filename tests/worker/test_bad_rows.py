@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import shop_tasks
 from crew import Hire, reaches
-from rows import add, change, read
+from rows import add, change
 
 from fastedgy.ids import new_id
 from fastedgy.queued_task.signing import sign
@@ -139,31 +141,80 @@ async def test_closures_run_where_keys_are_set(hire: Hire) -> None:
         assert await ref.wait(30) == 15
 
 
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF {condition} THEN RAISE 'cursed'; END IF; RETURN NEW; END $$;
+CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+@asynccontextmanager
+async def refused(
+    connection: asyncpg.Connection, table: str, condition: str
+) -> AsyncIterator[None]:
+    """While this is open, the database refuses such rows."""
+    await connection.execute(REFUSE.format(table=table, condition=condition))
+    try:
+        yield
+    finally:
+        await connection.execute(f"DROP TRIGGER refuse ON {table}; DROP FUNCTION refuse()")
+
+
 async def test_one_outcome_that_cannot_be_written_does_not_hold_up_the_others(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:
-    """The row of one of them is such that the database refuses what is to become of it."""
-    await connection.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF NEW.state = 'done' AND NEW.name = 'cursed' THEN RAISE 'cursed'; END IF;"
-        " RETURN NEW; END $$;"
-        " CREATE TRIGGER refuse BEFORE UPDATE ON queued_tasks"
-        " FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
-    try:
-        async with hire() as staff:
-            async with staff.tasks as tasks:
-                refs = tasks.add_tasks(shop_tasks.mark, [(number,) for number in range(30)])
-                talking = tasks.add_tasks(shop_tasks.talk, [(number,) for number in range(30)])
-                cursed = tasks.task(name="cursed").add_task(shop_tasks.talk, 3)
-            assert [await ref.wait(30) for ref in refs] == list(range(30))
-            for number, ref in enumerate(talking):
-                await ref.wait(30)
-                assert len(await ref.logs()) == number
-            row = await reaches(connection, cursed.id, "failed")
-            assert [line.message for line in await cursed.logs()] == ["line 0", "line 1", "line 2"]
-    finally:
-        await connection.execute("DROP TRIGGER refuse ON queued_tasks; DROP FUNCTION refuse()")
+    """The rows of some are such that the database refuses what is to become of them."""
+    async with (
+        refused(connection, "queued_tasks", "NEW.state = 'done' AND NEW.name = 'cursed'"),
+        hire() as staff,
+    ):
+        async with staff.tasks as tasks:
+            refs = tasks.add_tasks(shop_tasks.mark, [(number,) for number in range(30)])
+            talking = tasks.add_tasks(shop_tasks.talk, [(number,) for number in range(30)])
+            parent = tasks.add_task(shop_tasks.talk, 2)
+            child = tasks.add_task(shop_tasks.mark, 7, parent=parent)
+            failing = tasks.add_task(shop_tasks.talk_and_fail)
+            cursed = tasks.task(name="cursed").add_task(shop_tasks.talk, 3)
+            mother = tasks.task(name="cursed").add_task(shop_tasks.talk, 3)
+            orphan = tasks.add_task(shop_tasks.mark, 8, parent=mother)
+        assert [await ref.wait(30) for ref in refs] == list(range(30))
+        for number, ref in enumerate(talking):
+            await ref.wait(30)
+            assert len(await ref.logs()) == number
+        assert await child.wait(30) == 7
+        assert len(await parent.logs()) == 2
+        rows = {ref: await reaches(connection, ref.id, "failed") for ref in (cursed, mother)}
+        await reaches(connection, failing.id, "failed")
+        await reaches(connection, orphan.id, "cancelled")
+        for ref in (cursed, mother):
+            assert len(await ref.logs()) == 3
+        assert [line.message for line in await failing.logs()] == ["last words"]
+        runs = await connection.fetch(
+            "SELECT DISTINCT run FROM queued_tasks WHERE state <> 'cancelled'"
+        )
 
-    assert row["error_type"] == "OutcomeNotStored"
-    assert (await read(connection, cursed.id))["run"] == 1
+    assert {row["error_type"] for row in rows.values()} == {"OutcomeNotStored"}
+    assert [row["run"] for row in runs] == [1]
+
+
+async def test_a_line_that_cannot_be_written_costs_no_outcome(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    async with (
+        refused(connection, "queued_task_logs", "NEW.message = 'line 5'"),
+        hire() as staff,
+    ):
+        async with staff.tasks as tasks:
+            refs = tasks.add_tasks(shop_tasks.talk, [(number,) for number in range(10)])
+        for ref in refs:
+            await ref.wait(30)
+        # In one statement with the outcome, and all of them or none.
+        assert [len(await ref.logs()) for ref in refs] == [0, 1, 2, 3, 4, 5, 0, 0, 0, 0]
+        assert staff.counters.errors >= 4
+
+
+async def test_a_context_that_cannot_be_read_costs_no_outcome(hire: Hire) -> None:
+    async with hire() as staff:
+        torn = staff.tasks.add_task(shop_tasks.tear_the_context)
+        assert await torn.wait(30) == "done all the same"
+        await still_works(staff)

@@ -47,12 +47,11 @@ class Completer:
 
     def __init__(self) -> None:
         self.outcomes: dict[UUID, Outcome] = {}
+        self.is_behind = False
 
     def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
         assert outcome.id not in self.outcomes
         self.outcomes[outcome.id] = outcome
-
-    is_behind = False
 
     def wake(self, run: TaskRun) -> None: ...
 
@@ -183,6 +182,26 @@ async def test_short_tasks_are_claimed_ahead(make: Make, completer: Completer) -
         executor.accept(rows)
         await came(completer, *rows)
     assert executor.room() >= 4
+
+
+async def test_who_is_behind_with_writing_has_no_room(make: Make, completer: Completer) -> None:
+    executor = make(concurrency=2)
+    completer.is_behind = True
+    assert executor.room() == 0
+    completer.is_behind = False
+    assert executor.room() == 2
+
+
+async def test_the_time_of_a_task_begins_with_its_first_turn(
+    make: Make, completer: Completer
+) -> None:
+    executor = make()
+    late = row(shop_tasks.greet_async, '["a"]', timeout=0.15)
+    executor.accept([late])
+    time.sleep(0.3)  # somebody blocks the event loop
+    first_turn = time.monotonic()
+    assert await came(completer, late) == ["done"]
+    assert completer.outcomes[late["id"]].began >= first_turn
 
 
 async def test_what_is_claimed_ahead_may_be_taken_by_another_thread(

@@ -14,6 +14,8 @@ from proxy import Proxy
 from rows import read
 
 from fastedgy.queued_task import getLogger
+from fastedgy.worker import completer
+from fastedgy.worker.completer import LINES
 
 
 @pytest.mark.parametrize("func", [shop_tasks.talk, shop_tasks.talk_sync])
@@ -36,6 +38,45 @@ async def test_many_talking_tasks_at_once_keep_their_lines_apart(hire: Hire) -> 
         for number, ref in enumerate(refs):
             await ref.wait(30)
             assert len(await ref.logs()) == number
+
+
+async def test_one_that_says_very_much_costs_its_neighbours_no_line(hire: Hire) -> None:
+    """More than fits into one statement with the outcomes."""
+    numbers = [3, 0, LINES + 1, 2, 1]
+    async with hire() as staff, staff.tasks as tasks:
+        refs = tasks.add_tasks(shop_tasks.talk, [(number,) for number in numbers])
+        for number, ref in zip(numbers, refs, strict=True):
+            await ref.wait(30)
+            assert [line.seq for line in await ref.logs()] == list(range(number))
+
+
+async def test_who_is_behind_with_writing_goes_on_when_it_is_not(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completer, "BATCH", 5)
+    monkeypatch.setattr(completer, "MOST_UNWRITTEN", 10)
+    async with hire() as staff, staff.tasks as tasks:
+        refs = tasks.add_tasks(shop_tasks.talk, [(2,)] * 1_000)
+        for ref in refs:
+            await ref.wait(30)
+        assert staff.counters.done == 1_000
+        assert sum([len(await ref.logs()) for ref in refs[::100]]) == 20
+
+
+async def test_what_is_said_by_a_task_that_gets_a_child_meanwhile_is_written_once(
+    hire: Hire,
+) -> None:
+    async with hire() as staff:
+        parent = await staff.tasks.add_task(shop_tasks.hold_and_talk)
+
+        async def runs() -> None:
+            assert await parent.get_state() == "doing"
+
+        await eventually(runs)
+        child = await staff.tasks.add_task(shop_tasks.echo, 5, parent=parent)
+        shop_tasks.gates["hold and talk"].set()
+        assert await child.wait(30) == 5
+        assert [line.message for line in await parent.logs()] == ["last words"]
 
 
 async def test_ten_thousand_steps_in_a_second_cost_a_handful_of_statements(

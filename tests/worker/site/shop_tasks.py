@@ -388,11 +388,30 @@ async def talk_and_hold() -> None:
     set_context("step", "over")
 
 
+async def hold_and_talk() -> None:
+    await gates["hold and talk"].wait()
+    logger.info("last words")
+
+
 @task(max_retries=0)
 async def talk_and_fail() -> None:
     set_context("reached", 7, auto_commit=False)
     logger.info("last words")
     raise ValueError
+
+
+@dataclass
+class Torn:
+    part: int = 0
+
+
+async def tear_the_context() -> str:
+    torn = Torn()
+    del torn.part
+    me = get_current_task()
+    assert me is not None
+    me.context["torn"] = torn
+    return "done all the same"
 
 
 async def mark_slowly(number: int) -> None:
