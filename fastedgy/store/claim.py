@@ -32,14 +32,14 @@ RETURNING task.id, task.run, task.attempt, task.max_retries, task.function, task
           task.priority, task.date_enqueued, task.args, task.kwargs, task.context, task.timeout,
           task.closure,
           -- What few tasks have, in one column, since each costs every task.
-          CASE WHEN task.takes_results OR task.has_children OR task.breaker IS NOT NULL
-                    OR task.trace IS NOT NULL OR task.signature IS NOT NULL
-                    OR task.redact IS NOT NULL
+          CASE WHEN task.takes_results OR task.breaker IS NOT NULL OR task.trace IS NOT NULL
+                    OR task.signature IS NOT NULL OR task.redact IS NOT NULL
                THEN jsonb_build_object(
                     'takes_results', task.takes_results, 'breaker', task.breaker,
                     'run_anyway', task.on_parent_failure = 'run',
                     'has_children', task.has_children, 'trace', task.trace,
                     'signature', task.signature, 'redact', task.redact)
+               WHEN task.has_children THEN jsonb '{"has_children": true}'
           END AS extra,
           task.gate
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from asyncpg import Record
 
@@ -28,6 +29,12 @@ class Extra:
     trace: str | None = None
     signature: str | None = None
     redact: list[str] | None = None
+
+
+@lru_cache(maxsize=256)
+def read_extra(text: str) -> Extra:
+    """The column of that name. The children of one parent mostly have the same."""
+    return Extra(**loads(text))
 
 
 class Running(TaskRun):
@@ -73,7 +80,7 @@ class Running(TaskRun):
             extra,
             _,
         ) = row
-        self.extra = Extra(**loads(extra)) if extra is not None else None
+        self.extra = read_extra(extra) if extra is not None else None
         self.wake = wake
         self.log_limit = log_limit
         self.buffer = None
@@ -125,5 +132,5 @@ class Running(TaskRun):
 def verify_row(row: Record, keys: Sequence[str]) -> None:
     """Raise SignatureRefused unless the task that was claimed is one that was signed."""
     extra = row["extra"]
-    signature = loads(extra)["signature"] if extra is not None else None
+    signature = read_extra(extra).signature if extra is not None else None
     verify(keys, signature, row["id"], row["function"], row["args"], row["kwargs"])
