@@ -227,6 +227,27 @@ async def test_a_statement_of_the_engine_uses_its_indexes_only(
     }  # fmt: skip
 
 
+LARGE = {
+    TASKS_KEY, "queued_task_links_pkey", "queued_task_logs_pkey", "queued_task_steps_pkey",
+    "queued_task_keys_pkey", "queued_task_events_pkey",
+}  # fmt: skip
+"""The keys of tables that become large."""
+
+
+@pytest.mark.parametrize("statement", EXPECTED, ids=lambda statement: NAMES[id(statement)])
+async def test_a_plan_that_was_made_while_there_was_little_walks_over_no_table(
+    database_url: str, statement: Statement
+) -> None:
+    """It is held while there comes to be much."""
+    connection = await connect(database_url, server_settings=HELD_PLANS)
+    try:
+        plan = await plan_of(connection, statement[TABLES])
+    finally:
+        await connection.close()
+    walks = [node for node in plan if "Index Name" in node and "Index Cond" not in node]
+    assert [node["Index Name"] for node in walks if node["Index Name"] in LARGE] == []
+
+
 @pytest.mark.parametrize("statement", [claim.CLAIM, claim.LANES], ids=["CLAIM", "LANES"])
 async def test_looking_for_work_reads_few_pages_of_many(
     held: asyncpg.Connection, statement: Statement
