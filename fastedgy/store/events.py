@@ -54,7 +54,9 @@ WAKE_TASKS = Statement(
     _WAKE,
     lane=LANE,
     waiting="""
-        SELECT step.task_id FROM $steps AS step JOIN $events AS event ON event.key = step.event
+        SELECT step.task_id FROM $steps AS step
+         -- Each event is looked up: a plan must not go through all events instead.
+         CROSS JOIN LATERAL (SELECT FROM $events WHERE key = step.event LIMIT 1) AS event
          -- By the primary key, and not by the index of all that wait.
          WHERE step.task_id = ANY ($1::uuid[]) AND step.state || '' = 'waiting'
     """,
