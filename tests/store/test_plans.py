@@ -235,16 +235,23 @@ EVERY_BATCH = [
 """What workers write with their outcomes."""
 
 
-@pytest.mark.parametrize("analyzed", [False, True], ids=["new", "analyzed"])
+@pytest.fixture(scope="module", params=["new", "analyzed"])
+def little_used(request: pytest.FixtureRequest, server_url: str, template: str) -> Iterator[str]:
+    """A database with nothing in it."""
+    url = create_database(server_url, template)
+    if request.param == "analyzed":
+        run(execute(url, "ANALYZE"))
+    yield url
+    drop_database(server_url, url)
+
+
 @pytest.mark.parametrize("statement", EVERY_BATCH, ids=lambda statement: NAMES[id(statement)])
 async def test_a_plan_that_was_made_while_there_was_little_walks_over_no_table(
-    database_url: str, statement: Statement, analyzed: bool
+    little_used: str, statement: Statement
 ) -> None:
     """It is held while there comes to be much."""
-    connection = await connect(database_url, server_settings=HELD_PLANS)
+    connection = await connect(little_used, server_settings=HELD_PLANS)
     try:
-        if analyzed:
-            await connection.execute("ANALYZE")
         plan = await plan_of(connection, statement[TABLES])
     finally:
         await connection.close()
