@@ -40,10 +40,12 @@ def _method(level: int) -> Callable[..., None]:
     @wraps(general)
     def method(self: TaskLogger, msg: object, *args: object, **kwargs: Any) -> None:
         run = current.get()
-        if kwargs or run is None or not self._say(run, level, word, msg, args):
+        if run is None or kwargs:
             # The caller's line is meant, not the next one.
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             general(self, msg, *args, **kwargs)
+        elif not self._say(run, level, word, msg, args):
+            logging.Logger._log(self, level, msg, args, stacklevel=2)
 
     return method
 
@@ -130,15 +132,16 @@ class TaskLogger(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         """Make the record a row of the running task, and hand it to the standard logger."""
         run = current.get()
-        if run is not None and run.is_log_full:
-            run.logs_dropped += record.levelno >= self.level
-        elif run is not None and record.levelno >= self.level:
-            run.log(
-                _level_of(record.levelno),
-                self._clean_name,
-                _formatted(record.msg, record.args),
-                _info_of(record),
-            )
+        if run is not None and record.levelno >= self.level:
+            if run.is_log_full:
+                run.logs_dropped += 1
+            else:
+                run.log(
+                    _level_of(record.levelno),
+                    self._clean_name,
+                    _formatted(record.msg, record.args),
+                    _info_of(record),
+                )
         if self._standard.isEnabledFor(record.levelno):
             self._standard.handle(record)
 
