@@ -36,7 +36,7 @@ from fastedgy.store.notify import (
 from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
 from fastedgy.store.standing import stand
 from fastedgy.store.statements import BELONGINGS, HISTORY, LANE, Statement
-from fastedgy.store.traces import Said, line_columns
+from fastedgy.store.traces import Said, insert_lines, line_columns
 
 
 def _returned(beside: str = "") -> str:
@@ -75,6 +75,9 @@ SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
 # and goes through FINISH_PARENTS.
 FINISH_DONE = Statement(_FINISH_DONE, returned=_returned(), told=_TOLD, said="")
 
+_LAST_WORDS = insert_lines(
+    "($1::uuid[])[line.of]", "((SELECT $2::text::integer[]))[line.of]", first=8
+)
 # With their last words: one statement, one flush and one turn of the event loop instead of two of
 # each. Those of tasks that did not match are left out. Mostly all match, which the first half of
 # the condition finds; the second one is no join, as that may be planned to compare each with each.
@@ -82,14 +85,7 @@ FINISH_DONE_SAYING = Statement(
     _FINISH_DONE,
     returned=_returned(),
     told=_TOLD,
-    said=""", said AS (
-    INSERT INTO $logs (task_id, run, seq, level, logged_at, logger, message, info)
-    SELECT ($1::uuid[])[line.of], ((SELECT $2::text::integer[]))[line.of], line.seq,
-           ($8::text[])[line.kind], clock_timestamp() - line.age * interval '1 microsecond',
-           ($9::text[])[line.kind], line.message, line.info
-      FROM unnest($10::text::integer[], $11::text::integer[], $12::text::integer[],
-                  $13::text::bigint[], $14::text::text[], $15::jsonb[])
-           AS line (of, seq, kind, age, message, info)
+    said=f""", said AS ({_LAST_WORDS}
      WHERE (SELECT count(*) FROM ended) = cardinality($1::uuid[])
         OR ($1::uuid[])[line.of] IN (SELECT id FROM ended)
 )""",

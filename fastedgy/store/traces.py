@@ -27,9 +27,26 @@ class Said(NamedTuple):
     lines: Sequence[tuple[str, float, str, str, str | None]]
 
 
+def insert_lines(task_id: str, run: str, *, first: int) -> str:
+    """The INSERT of what `line_columns` gives, as the parameters from number `first` on.
+
+    What many lines share is sent once, with its place in the line: `task_id` and `run` are SQL for
+    whose line it is, by the place `line.of`. Further sources and conditions may follow.
+    """
+    levels, loggers, *columns = (f"${number}" for number in range(first, first + 8))
+    of, seq, kind, age, message, info = columns
+    return f"""
+INSERT INTO $logs (task_id, run, seq, level, logged_at, logger, message, info)
+SELECT {task_id}, {run}, line.seq, ({levels}::text[])[line.kind],
+       clock_timestamp() - line.age * interval '1 microsecond', ({loggers}::text[])[line.kind],
+       line.message, line.info
+  FROM unnest({of}::text::integer[], {seq}::text::integer[], {kind}::text::integer[],
+              {age}::text::bigint[], {message}::text::text[], {info}::jsonb[])
+       AS line (of, seq, kind, age, message, info)"""
+
+
 # Only while the claim holds: the lines of a run that was taken over stay out of its successor's.
-# Each task is looked up once; the place of one whose claim is gone is empty. What many lines share
-# is sent once, with its place in the line.
+# Each task is looked up once; the place of one whose claim is gone is empty.
 _APPEND = """
 WITH held AS MATERIALIZED (
     SELECT array_agg(task.id ORDER BY given.place) AS ids
@@ -37,20 +54,14 @@ WITH held AS MATERIALIZED (
       LEFT JOIN $tasks AS task
         ON task.id = ANY (ARRAY [given.id]) AND task.run = given.run AND task.state || '' = 'doing'
 )
-INSERT INTO $logs (task_id, run, seq, level, logged_at, logger, message, info)
-SELECT held.ids[line.of], ($2::integer[])[line.of], line.seq, ($3::text[])[line.kind],
-       clock_timestamp() - line.age * interval '1 microsecond', ($4::text[])[line.kind],
-       line.message, line.info
-  FROM held,
-       unnest($5::text::integer[], $6::text::integer[], $7::text::integer[], $8::text::bigint[],
-              $9::text::text[], $10::jsonb[])
-       AS line (of, seq, kind, age, message, info)
+$lines CROSS JOIN held
  WHERE held.ids[line.of] IS NOT NULL
 $again
 """
+_LINES = insert_lines("held.ids[line.of]", "($2::integer[])[line.of]", first=3)
 # A line that may meet itself is written twice over by Postgres, at a quarter more of the time.
-APPEND_LOGS = Statement(_APPEND, again="")
-APPEND_LOGS_AGAIN = Statement(_APPEND, again="ON CONFLICT DO NOTHING")
+APPEND_LOGS = Statement(_APPEND, lines=_LINES, again="")
+APPEND_LOGS_AGAIN = Statement(_APPEND, lines=_LINES, again="ON CONFLICT DO NOTHING")
 
 WRITE_CONTEXTS = Statement("""
 UPDATE $tasks AS task SET context = given.context
