@@ -1,5 +1,4 @@
-"""The completer: writes what came of tasks, and what running tasks say, in as few statements as
-the load allows.
+"""The completer: writes what came of tasks, in as few statements as the load allows.
 
 While one statement is under way, outcomes pile up, and the next statement takes them all: an idle
 worker writes at once, a busy one in hundreds, and nobody ever waits for a timer.
@@ -9,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from uuid import UUID
 
 from asyncpg import Connection
 
-from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.store.claim import Lane
 from fastedgy.store.finish import Finished, finish_any, finish_done
 from fastedgy.store.notify import Channels, Free, tell_free
 from fastedgy.store.outcomes import Done, Other, Outcome
-from fastedgy.store.traces import Said, append_logs, write_contexts
+from fastedgy.store.traces import Said
 from fastedgy.worker.counters import Counters
-from fastedgy.worker.telling import Telling
+from fastedgy.worker.traces import LINES, Traces, said_by
 from fastedgy.worker.wire import GivenUp, Wire
 
 logger = logging.getLogger("fastedgy.worker")
@@ -37,11 +33,6 @@ BATCH = 1_000
 MOST_UNWRITTEN = 2 * BATCH
 """Outcomes that may wait before their worker claims no more tasks: it would only hold more of them
 in memory, and run more of them again if it died."""
-LINES = 5_000
-"""Log lines of one statement at most."""
-TRACE_PAUSE = 0.25
-"""Seconds between two writes of what running tasks say: ten thousand progress updates a second cost
-four statements."""
 
 _COUNTED = {
     "done": "done",
@@ -55,34 +46,22 @@ _COUNTED = {
 
 
 class Completer:
-    """Two loops, one connection: outcomes at once, what running tasks say a few times a second."""
+    """Outcomes, each with the last words of its run; what is said before is for `traces`."""
 
-    def __init__(
-        self,
-        wire: Wire,
-        tables: Tables,
-        channels: Channels,
-        config: QueuedTaskConfig,
-        counters: Counters,
-    ) -> None:
+    def __init__(self, wire: Wire, tables: Tables, channels: Channels, counters: Counters) -> None:
         self._wire = wire
         self._tables = tables
         self._channels = channels
-        self._config = config
         self._counters = counters
-        self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
         self._outcomes: list[Outcome] = []
         self._ended: dict[UUID, TaskRun] = {}
         self._writing: list[Outcome] = []
         self._bell = asyncio.Event()
         self._flushed = asyncio.Event()
         self._flushed.set()
-        self._talking: dict[UUID, TaskRun] = {}
-        self._trace_bell = asyncio.Event()
-        self._order = asyncio.Lock()
         self._stopping = False
         self._deadline: float | None = None
+        self.traces = Traces(wire, tables, counters, self._given_up)
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
         self.served: Callable[[], Sequence[str] | None] = lambda: ()
         self.on_due: Callable[[float], None] = lambda seconds: None
@@ -90,7 +69,6 @@ class Completer:
         self.on_written = lambda batch, fenced: None
         self.on_others: Callable[[Sequence[Outcome], Sequence[Outcome]], None]
         self.on_others = lambda others, fenced: None
-        self.telling: Telling | None = None
         self.on_ended: Callable[[Sequence[Outcome]], Free | None] = lambda batch: None
 
     # Told by the executor.
@@ -100,19 +78,11 @@ class Completer:
         outcome.of = run
         if run is not None and run.is_pending():
             self._ended[outcome.id] = run
-            self._talking.pop(outcome.id, None)  # its outcome takes its last words along
+            self.traces.leave(outcome.id)
         self._outcomes.append(outcome)
         if not self._bell.is_set():
             self._bell.set()
             self._flushed.clear()
-
-    def wake(self, run: TaskRun) -> None:
-        """A running task has said something. Called in whichever thread it runs."""
-        self._talking[run.id] = run
-        if threading.get_ident() == self._loop_thread:
-            self._trace_bell.set()
-        else:
-            self._loop.call_soon_threadsafe(self._trace_bell.set)
 
     # Asked by others.
 
@@ -140,9 +110,9 @@ class Completer:
         self._stopping = True
         self._deadline = time.monotonic() + within
         self._bell.set()
-        self._trace_bell.set()
+        self.traces.stop()
 
-    # The loops.
+    # The loop.
 
     async def run(self) -> None:
         """Write outcomes until `stop`."""
@@ -174,25 +144,10 @@ class Completer:
             finally:
                 self._writing = []
 
-    async def run_traces(self) -> None:
-        """Write context and logs of running tasks until `stop`."""
-        while not self._stopping:
-            await self._trace_bell.wait()
-            self._trace_bell.clear()
-            try:
-                async with self._order:
-                    await self._write_traces()
-            except GivenUp:
-                return
-            except Exception:
-                self._counters.errors += 1
-                logger.exception("Context and logs of running tasks were not written")
-            await asyncio.sleep(TRACE_PAUSE)
-
     async def _write(self, batch: Sequence[Outcome], said: Sequence[Said]) -> None:
         # Held until the answer is there: what a task said on its way is written before its outcome,
         # also when the connection is lost in between.
-        async with self._order:
+        async with self.traces.order:
             await self._write_in_order(batch, said)
 
     async def _write_in_order(self, batch: Sequence[Outcome], said: Sequence[Said]) -> None:
@@ -205,13 +160,13 @@ class Completer:
         async def write(connection: Connection) -> Finished | None:
             nonlocal tries
             tries += 1
-            await self._append(connection, apart, again=tries > 1)
+            await self.traces.append(connection, apart, again=tries > 1)
             rest: Sequence[Outcome] = others
             if simple and not await finish_done(
                 connection, self._tables, simple, together, channels=self._channels
             ):
                 rest = batch
-                await self._append(connection, together, again=True)
+                await self.traces.append(connection, together, again=True)
             if rest:
                 return await finish_any(
                     connection, self._tables, rest, channels=self._channels, served=self.served()
@@ -223,8 +178,8 @@ class Completer:
         self.on_written(batch, finished.fenced if finished is not None else ())
         if finished is not None:
             self.on_others(others, finished.fenced)
-        if self.telling is not None and self.telling.active:
-            self.telling.ended(batch)
+        if (telling := self.traces.telling) is not None and telling.active:
+            telling.ended(batch)
         if free := self.on_ended(batch):
             await self._wire.run(
                 lambda connection: tell_free(connection, self._channels.control, free),
@@ -249,8 +204,8 @@ class Completer:
 
         The lines go first and by themselves: no outcome is to depend on them.
         """
-        async with self._order:
-            await self._write_apart([], said)
+        async with self.traces.order:
+            await self.traces.write_apart([], said)
         for outcome in batch:
             try:
                 await self._write([outcome], [])
@@ -268,26 +223,6 @@ class Completer:
                 with suppress(Exception):  # logged above; then the lease of this worker decides
                     await self._write([plain], [])
 
-    async def _write_apart(
-        self, contexts: Sequence[tuple[UUID, int, str]], said: Sequence[Said]
-    ) -> None:
-        """Write each by itself, as one of them cannot be written."""
-        for context in contexts:
-            await self._try_to(
-                partial(write_contexts, tables=self._tables, contexts=[context]), context[0]
-            )
-        for each in said:
-            await self._try_to(partial(self._append, said=[each], again=True), each.task_id)
-
-    async def _try_to(self, write: Callable[[Connection], Awaitable[None]], id: UUID) -> None:
-        try:
-            await self._wire.run(write, until=self._given_up)
-        except GivenUp:
-            raise
-        except Exception:
-            self._counters.errors += 1
-            logger.exception("What task %s has said cannot be written", id)
-
     def _last_words(self, batch: Sequence[Outcome]) -> list[Said]:
         """What their runs have said and nobody has written: contexts go into the outcomes, lines
         are returned.
@@ -298,50 +233,10 @@ class Completer:
                 run = self._ended.pop(outcome.id, None)
                 if run is not None:
                     outcome.context = run.take_context()
-                    said = _said(run)
+                    said = said_by(run)
                     if said is not None:
                         words.append(said)
         return words
-
-    async def _write_traces(self) -> None:
-        talking, self._talking = self._talking, {}
-        contexts: list[tuple[UUID, int, str]] = []
-        said: list[Said] = []
-        for run in list(talking.values()):
-            context = run.take_context()
-            if context is not None:
-                contexts.append((run.id, run.run, context))
-            lines = _said(run)
-            if lines is not None:
-                said.append(lines)
-
-        again = False
-
-        async def write(connection: Connection) -> None:
-            nonlocal again
-            repeated, again = again, True
-            if contexts:
-                await write_contexts(connection, self._tables, contexts)
-            await self._append(connection, said, again=repeated)
-
-        if not contexts and not said:
-            return
-        try:
-            await self._wire.run(write, until=self._given_up)
-        except GivenUp:
-            raise
-        except Exception:
-            self._counters.errors += 1
-            logger.exception(
-                "Context and logs of running tasks could not be written together; trying each alone"
-            )
-            await self._write_apart(contexts, said)
-        if self.telling is not None and self.telling.active:
-            self.telling.said(talking)
-
-    async def _append(self, connection: Connection, said: Sequence[Said], *, again: bool) -> None:
-        for part in _parts(said):
-            await append_logs(connection, self._tables, part, again=again)
 
     def _consequences(self, finished: Finished) -> None:
         if finished.fenced:
@@ -361,12 +256,6 @@ class Completer:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-def _said(run: TaskRun) -> Said | None:
-    """What a run has logged since it was asked last, if anything."""
-    first, lines = run.take_logs()
-    return Said(run.id, run.run, first, lines) if lines else None
-
-
 def _parted(
     said: Sequence[Said], others: Sequence[Outcome]
 ) -> tuple[Sequence[Said], Sequence[Said]]:
@@ -382,22 +271,3 @@ def _parted(
         [each for each in said if each.task_id not in ids],
         [each for each in said if each.task_id in ids],
     )
-
-
-def _parts(said: Sequence[Said]) -> Iterator[list[Said]]:
-    """What is said, in parts of `LINES` lines at most."""
-    part: list[Said] = []
-    room = LINES
-    for each in said:
-        lines = each.lines
-        for start in range(0, len(lines), LINES):
-            some = each
-            if len(lines) > LINES:
-                some = each._replace(first=each.first + start, lines=lines[start : start + LINES])
-            if len(some.lines) > room:
-                yield part
-                part, room = [], LINES
-            part.append(some)
-            room -= len(some.lines)
-    if part:
-        yield part

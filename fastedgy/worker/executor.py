@@ -111,6 +111,7 @@ class Executor:
         self._config = config
         self._counters = counters
         self._completer = completer
+        self._wake = completer.traces.wake
         self._board = board
         self._concurrency = concurrency
         self._caller = Caller(concurrency, results)
@@ -234,7 +235,7 @@ class Executor:
             self._completer.put(outcome)
             return
         config = self._config
-        it = Running(row, target, now, config.task_timeout, self._completer.wake, config.log_limit)
+        it = Running(row, target, now, config.task_timeout, self._wake, config.log_limit)
         self._running[it.id] = it
         it.slot = self._board.put(it.id)
         # Not a copy of the context at hand: often that is the one of the task that has just ended.

@@ -73,7 +73,7 @@ class WebOwner:
         self._lost = False
         self._writes = Wire(url, config, counters, "outcomes")
         self._chores = Wire(url, config, counters, "chores")
-        self._completer = Completer(self._writes, tables, channels, config, counters)
+        self._completer = Completer(self._writes, tables, channels, counters)
         self._completer.on_lanes = self._ring
         self._rollups = Rollups(self._chores, tables, self.id)
         self._completer.on_written = self._rollups.add
@@ -90,7 +90,7 @@ class WebOwner:
         self._background: set[asyncio.Task[None]] = set()
         self._loops = [
             asyncio.create_task(self._completer.run(), name="fastedgy outcomes"),
-            asyncio.create_task(self._completer.run_traces(), name="fastedgy traces"),
+            asyncio.create_task(self._completer.traces.run(), name="fastedgy traces"),
             asyncio.create_task(self._rollups.run(), name="fastedgy rollups"),
         ]
         self._registering: asyncio.Task[None] | None = None
@@ -142,7 +142,7 @@ class WebOwner:
 
     def wake(self, run: TaskRun) -> None:
         """A running task has said something."""
-        self._completer.wake(run)
+        self._completer.traces.wake(run)
 
     def ended(
         self,

@@ -96,7 +96,7 @@ class Worker:
         self._claims = Wire(url, config, counters, "claims")
         self._writes = Wire(url, config, counters, "outcomes")
         self._chores = Wire(url, config, counters, "chores", patience=patience)
-        self.completer = Completer(self._writes, tables, channels, config, counters)
+        self.completer = Completer(self._writes, tables, channels, counters)
         self.rollups = Rollups(self._chores, tables, self.id)
         claims = self._claims
         self._results = Results(
@@ -161,7 +161,7 @@ class Worker:
         self.notifier.on_drain = self._drain_was_asked
         self.notifier.on_schedules = self.maintenance.fire_soon
         self.notifier.on_watch = self.telling.watch
-        fetcher.telling = completer.telling = self.telling
+        fetcher.telling = completer.traces.telling = self.telling
         self.notifier.on_deaf = fetcher.set_deaf
 
     # Life.
@@ -174,7 +174,7 @@ class Worker:
         loops = [
             self._loops(self.fetcher.run(), "fetcher"),
             self._loops(self.completer.run(), "completer"),
-            self._loops(self.completer.run_traces(), "traces"),
+            self._loops(self.completer.traces.run(), "traces"),
             self._loops(self.rollups.run(), "rollups"),
         ]
         if not self._assignment.solo:
@@ -330,9 +330,7 @@ class Worker:
         self, left: list[tuple[Outcome, TaskRun]], counting: asyncio.Task[None]
     ) -> None:
         """What runs in threads ends with the process, so this is the last thing it does."""
-        completer = Completer(
-            self._writes, self._tables, self._channels, self._config, self._counters
-        )
+        completer = Completer(self._writes, self._tables, self._channels, self._counters)
         completer.on_written = self.rollups.add
         for outcome, run in left:
             completer.put(outcome, run)

@@ -91,7 +91,9 @@ async def test_a_hand_back_that_arrives_late_takes_nothing(connection: asyncpg.C
 
 async def test_what_was_claimed_before_the_lease_was_lost_starts_when_it_is_back() -> None:
     ended: list[Any] = []
-    completer = SimpleNamespace(put=lambda outcome, run=None: ended.append(outcome), wake=None)
+    completer = SimpleNamespace(
+        put=lambda outcome, run=None: ended.append(outcome), traces=SimpleNamespace(wake=None)
+    )
     lease = SimpleNamespace(lease_until=time.monotonic() - 1)
 
     async def flush_added(run: Any) -> None:

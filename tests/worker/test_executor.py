@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -48,12 +49,11 @@ class Completer:
     def __init__(self) -> None:
         self.outcomes: dict[UUID, Outcome] = {}
         self.is_behind = False
+        self.traces = SimpleNamespace(wake=lambda run: None)
 
     def put(self, outcome: Outcome, run: TaskRun | None = None) -> None:
         assert outcome.id not in self.outcomes
         self.outcomes[outcome.id] = outcome
-
-    def wake(self, run: TaskRun) -> None: ...
 
 
 Make = Callable[..., Executor]

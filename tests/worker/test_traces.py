@@ -15,7 +15,7 @@ from rows import read
 
 from fastedgy.queued_task import getLogger
 from fastedgy.worker import completer
-from fastedgy.worker.completer import LINES
+from fastedgy.worker.traces import LINES
 
 
 @pytest.mark.parametrize("func", [shop_tasks.talk, shop_tasks.talk_sync])

@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any
 
 from fastedgy.store import claim, workers
-from fastedgy.worker import completer
+from fastedgy.worker import completer, traces
 from fastedgy.worker.calling import Caller
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.worker import Worker
@@ -29,7 +29,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "what it added is written": (Worker, "_flush_added", "after"),
     "before the outcome is kept": (Executor, "_end", "before"),
     "before the outcome is written": (completer.Completer, "_write", "before"),
-    "its log lines are written": (completer, "append_logs", "after"),
+    "its log lines are written": (traces, "append_logs", "after"),
     "outcomes written, the answer unread": (completer, "finish_done", "after"),
     "drained, not handed back": (workers, "hand_back", "before"),
     "handed back, not retired": (workers, "retire", "before"),
