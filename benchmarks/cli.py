@@ -86,35 +86,45 @@ def _url() -> str | None:
 async def measure(
     url: str, names: Sequence[str], *, scale: float, repeat: int, allow_volatile: bool,
     told: Callable[[Result], None],
-) -> list[Result]:  # fmt: skip
-    """Run scenarios one after the other; `told` gets each result as soon as it is there."""
+) -> list[str]:  # fmt: skip
+    """Run scenarios one after the other; `told` gets each result as soon as it is there.
+
+    Returns the names of those that could not be measured, which keeps no other from it.
+    """
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     lab = Lab(url, scale, repeat, say)
-    results = []
+    failed = []
     async with lab.opened(allow_volatile=allow_volatile) as facts:
         if not facts["durable"]:
             say("Commits are not durable here: these figures say nothing about a real server.")
         for name in names:
-            result = await SCENARIOS[name].run(lab)
+            try:
+                result = await SCENARIOS[name].run(lab)
+            except (BenchmarkError, FastEdgyError, TimeoutError) as error:
+                say(f"{name} could not be measured: {error}")
+                failed.append(name)
+                continue
             result.environment = {**facts, "scale": scale, "repeat": repeat}
-            results.append(result)
             told(result)
-    return results
+    return failed
 
 
 def run(
     names: Sequence[str], *, as_json: bool, scale: float, repeat: int, data_dir: Path | None,
     allow_volatile: bool,
 ) -> None:  # fmt: skip
-    """Measure, and print what came of it."""
+    """Measure, and print what came of it. Raises BenchmarkError if something was not measured."""
     url = _url()
     forgotten = [name for name in forget_settings() if "DATABASE_URL" not in name]
     if forgotten:
         say(f"The defaults are measured, so these are not used: {', '.join(forgotten)}")
 
+    results = []
+
     def told(result: Result) -> None:
+        results.append(result)
         if as_json:
             print(json.dumps(result.as_json(), ensure_ascii=False), flush=True)
 
@@ -123,12 +133,14 @@ def run(
             say("DATABASE_URL is not set: measuring on an embedded Postgres of our own.")
             url = stack.enter_context(embedded_server(data_dir))
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            results = runner.run(
+            failed = runner.run(
                 measure(url, names, scale=scale, repeat=repeat, allow_volatile=allow_volatile,
                         told=told)
             )  # fmt: skip
     if not as_json:
         show(results, console())
+    if failed:
+        raise BenchmarkError(f"Not measured, for what is said above: {', '.join(failed)}.")
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:

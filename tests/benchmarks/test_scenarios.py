@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from commands import environment
 
+from benchmarks import cli
+from benchmarks.harness import BenchmarkError, Lab
+from benchmarks.report import Figures, Result, Scenario
+
 ROOT = Path(__file__).parent.parent.parent
 KEYS = {"scenario", "value", "unit", "floor", "ratio", "bar", "holds"}
 
@@ -44,3 +48,23 @@ def test_a_scenario_prints_its_figure_the_floor_and_the_bar_as_one_line_of_json(
     assert result["value"] > 0
     assert result["floor"] > 0
     assert result["holds"] is (result["ratio"] >= result["bar"])
+
+
+async def test_what_cannot_be_measured_does_not_keep_the_others_from_it(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(lab: Lab) -> Figures:
+        raise BenchmarkError("The server did not start.")
+
+    async def fine(lab: Lab) -> Figures:
+        return {"value": 1.0}
+
+    for name, once in (("broken", broken), ("fine", fine)):
+        monkeypatch.setitem(cli.SCENARIOS, name, Scenario(name, "s", name, once))
+    told: list[Result] = []
+    failed = await cli.measure(
+        server_url, ["broken", "fine"], scale=0.01, repeat=1, allow_volatile=True, told=told.append
+    )
+    assert failed == ["broken"]
+    assert [result.scenario.name for result in told] == ["fine"]
+    assert "broken could not be measured: The server did not start." in capsys.readouterr().err
