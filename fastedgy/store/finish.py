@@ -78,9 +78,10 @@ FINISH_DONE = Statement(_FINISH_DONE, returned=_returned(), told=_TOLD, said="")
 _LAST_WORDS = insert_lines(
     "($1::uuid[])[line.of]", "((SELECT $2::text::integer[]))[line.of]", first=8
 )
-# With their last words: one statement, one flush and one turn of the event loop instead of two of
-# each. Those of tasks that did not match are left out. Mostly all match, which the first half of
-# the condition finds; the second one is no join, as that may be planned to compare each with each.
+# Outcomes with the last words of their tasks: one statement, one flush and one turn of the event
+# loop instead of two of each. Words of tasks that did not match are left out. Mostly all match,
+# which the first half of the condition finds; the second one is no join, as that may be planned to
+# compare each with each.
 FINISH_DONE_SAYING = Statement(
     _FINISH_DONE,
     returned=_returned(),

@@ -60,7 +60,7 @@ class Traces:
         self._talking.pop(id, None)
 
     def stop(self) -> None:
-        """End the loop. What is unsaid goes with the outcomes of those who said it."""
+        """End the loop. What is not written yet goes with the outcomes of those who said it."""
         self._stopping = True
         self._bell.set()
 
@@ -80,14 +80,14 @@ class Traces:
             await asyncio.sleep(PAUSE)
 
     async def append(self, connection: Connection, said: Sequence[Said], *, again: bool) -> None:
-        """Write lines; `again` if some of them may be there already."""
+        """Write lines, under `order`; `again` if some of them may be there already."""
         for part in _parts(said):
             await append_logs(connection, self._tables, part, again=again)
 
     async def write_apart(
         self, contexts: Sequence[tuple[UUID, int, str]], said: Sequence[Said]
     ) -> None:
-        """Write each by itself, as one of them cannot be written."""
+        """Write each by itself, under `order`, as one of them cannot be written."""
         complaint = "What task %s has said cannot be written"
         for context in contexts:
             write = partial(write_contexts, tables=self._tables, contexts=[context])
@@ -118,8 +118,10 @@ class Traces:
                 await write_contexts(connection, self._tables, contexts)
             await self.append(connection, said, again=repeated)
 
-        together = "Context and logs of running tasks could not be written together; trying each"
-        if not await self._try_to(write, together):
+        if not await self._try_to(
+            write,
+            "Context and logs of running tasks could not be written together; trying each alone",
+        ):
             await self.write_apart(contexts, said)
         if self.telling is not None and self.telling.active:
             self.telling.said(talking)

@@ -58,8 +58,9 @@ def paths(board: Board) -> Iterator[dict[str, str]]:
     board.reaches(family, "done")
     board.reaches(failed, "failed")
     board.reaches(running, "doing")
-    # Names of hosts are longer than this machine's, mostly.
-    board.fetch("UPDATE queued_task_workers SET server_name = 'orders-worker-7d9c5b6f48-x2lqp'")
+    # Names of hosts are longer than this machine's, mostly, and no line breaks at a dot.
+    host = "orders.workers.production.europe.example.internal"
+    board.fetch("UPDATE queued_task_workers SET server_name = $1", host)
     yield PAGES | {
         "failed-task": f"/tasks/{failed}",
         "running-task": f"/tasks/{running}",
