@@ -176,7 +176,10 @@ async def test_two_hosts_whose_clocks_are_two_hours_apart_share_the_work(
     connection: asyncpg.Connection, hosts: list[Line], supervise: Supervise, tmp_path: Path
 ) -> None:
     supervised = [
-        supervise(line.url, prefix=line.host.prefix(), environment=clock(offset))
+        # A lease that the test machine does not lose by stalling for two seconds.
+        supervise(
+            line.url, prefix=line.host.prefix(), environment=clock(offset) | {"QUEUE_LEASE": "8"}
+        )
         for line, offset in zip(hosts, ("+1h", "-1h"), strict=True)
     ]
     for each in supervised:
@@ -184,7 +187,7 @@ async def test_two_hosts_whose_clocks_are_two_hours_apart_share_the_work(
 
     runs = tmp_path / "runs"
     naps = [await enqueue(connection, fault_tasks.nap, 0.2, str(runs)) for _ in range(40)]
-    long = [await enqueue(connection, fault_tasks.nap, 6, str(runs)) for _ in range(4)]
+    long = [await enqueue(connection, fault_tasks.nap, 10, str(runs)) for _ in range(4)]
     async with running(FastEdgy(), settings=Settings(database_url=hosts[0].url)) as tasks:
         at = await connection.fetchval("SELECT clock_timestamp()") + timedelta(seconds=3)
         later = tasks.task(at=at).add_task(fault_tasks.ping)
