@@ -258,19 +258,19 @@ async def test_a_blocked_event_loop_is_reported_with_the_tasks_name_and_beats_go
     hire: Hire, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(watchdog, "REPORT_AFTER", 0.4)
+    monkeypatch.setattr(watchdog, "REPORT_AFTER", 2.0)  # no stall of the test machine counts
     caplog.set_level(logging.WARNING, logger="fastedgy.worker")
     async with hire(heartbeat=0.2, lease=3.0) as staff:
         before = await last_beat(connection)
         ref = staff.tasks.add_task(shop_tasks.block, 3.5)
         await ref.wait(30)
         after = await last_beat(connection)
+        assert staff.counters.loop_blocked == 1
         assert (await read(connection, ref.id))["run"] == 1
 
     assert (after - before).total_seconds() > 3.0
-    reports = [message for message in caplog.messages if "has been blocked" in message]
-    assert len(reports) == staff.counters.loop_blocked, "a machine that stalls blocks it, too"
-    [report] = [report for report in reports if f"shop_tasks.block ({ref.id})" in report]
+    [report] = [message for message in caplog.messages if "has been blocked" in message]
+    assert f"shop_tasks.block ({ref.id})" in report
     assert "time.sleep(seconds)" in report
     assert "The event loop moves again" in caplog.messages
 
