@@ -73,13 +73,14 @@ def dumps(value: Any) -> str:
     64 bits, more than 250 levels.
     """
     try:
-        encoded = orjson.dumps(value, _default, _OPTIONS)
+        # Text, since looking for bytes in bytes raises an error inside, in Python 3.11.
+        encoded = orjson.dumps(value, _default, _OPTIONS).decode()
     except TypeError:  # orjson says what, but not where
         return _careful(value)
     # orjson writes NaN as null and NUL as an escape: both may also be what they look like.
-    if b"null" in encoded or b"\\u0000" in encoded:
+    if "null" in encoded or "\\u0000" in encoded:
         return _careful(value)
-    return encoded.decode()
+    return encoded
 
 
 def dumps_references(value: Any, id_of: IdOf) -> str:

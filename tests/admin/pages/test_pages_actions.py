@@ -186,6 +186,23 @@ def test_a_running_task_is_asked_to_stop(ann: Visitor, board: Board) -> None:
     board.reaches(id, "cancelled")
 
 
+def test_a_button_never_turns_into_another_one(ann: Visitor, board: Board) -> None:
+    """It may be pressed in that moment."""
+    id = board.add("hold", 400.0)
+    board.reaches(id, "doing")
+    ann.open(f"/tasks/{id}")
+    pressed = ann.page.query_selector("#actions form:has-text('Cancel') button")
+
+    # No worker has this run, so it goes on; "Cancel" is what is offered no longer.
+    board.fetch("UPDATE queued_tasks SET run = run + 1, cancel_requested = true")
+    ann.counts("#actions form", 1)
+    ann.sees("Run a copy")
+
+    assert pressed.text_content() == "Cancel"
+    assert not pressed.evaluate("button => button.isConnected")
+    board.fetch("DELETE FROM queued_tasks")
+
+
 def test_a_paused_queue_starts_nothing_until_it_is_resumed(ann: Visitor, board: Board) -> None:
     first = board.add("resize", "a.png", 1)
     board.reaches(first, "done")
