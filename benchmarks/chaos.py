@@ -202,6 +202,7 @@ def main() -> int:
     given = parser.parse_args()
     faults = dict.fromkeys(given.only, 6.0) if given.only else PER_MINUTE
     folder = Path(tempfile.mkdtemp(prefix="fastedgy-chaos-"))
+    folder.chmod(0o755)  # else root's server, which runs as `nobody`, lives and stays elsewhere
     try:
         figures = asyncio.run(run(given.seconds, given.seed, given.rate, folder, faults))
     finally:

@@ -160,6 +160,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fastedgy-soak-"))
+    folder.chmod(0o755)  # else root's server, which runs as `nobody`, lives and stays elsewhere
     try:
         samples = asyncio.run(run(given.minutes, given.rate, folder))
     finally:

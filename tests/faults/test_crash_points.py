@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import crash_tasks
 import pytest
-from crash_points import POINTS
+from crash_points import LAST_WORDS, POINTS
 from crew import Crew, Hire
 from helpers import eventually
 from rows import CHANNELS, TABLES
@@ -35,7 +35,7 @@ def runs_in(file: Path) -> dict[str, list[int]]:
     return runs
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [point for point in POINTS if point != LAST_WORDS])
 async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_ended(
     point: str,
     connection: asyncpg.Connection,
@@ -95,3 +95,41 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
         assert before
     assert Counter(map(len, runs.values()))[1] >= 1
     assert {*plain, adding} <= {row["id"] for row in rows}
+
+
+async def test_a_parent_killed_after_its_last_lines_has_those_of_each_run_once(
+    connection: asyncpg.Connection,
+    crash_crew: Crew,
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "runs"
+    parent = await enqueue(connection, crash_tasks.family, str(file))
+    with monkeypatch.context() as patch:
+        patch.setenv("CRASH_AT", LAST_WORDS)
+        worker = crash_crew.begin(app="crash_app:app")
+
+    async def told() -> list[tuple[int, str]]:
+        lines = await connection.fetch(
+            "SELECT run, message FROM queued_task_logs WHERE task_id = $1 ORDER BY run, seq", parent
+        )
+        return [tuple(line) for line in lines]
+
+    async def all_done() -> None:
+        states = await connection.fetch("SELECT state FROM queued_tasks")
+        assert {row["state"] for row in states} == {"done"}, states
+
+    assert await worker.ended(within=30) == -signal.SIGKILL
+    assert await told() == [(1, "its last words")]
+    state = "SELECT state FROM queued_tasks WHERE id = $1"
+    assert await connection.fetchval(state, parent) == "doing"
+
+    await report_lost(
+        connection, TABLES, worker_id=worker.worker_id, exit_reason="killed by SIGKILL",
+        started=worker.board.started(), max_losses=3, channels=CHANNELS,
+    )  # fmt: skip
+    async with hire(solo=True), hire():
+        await eventually(all_done)
+    assert await told() == [(1, "its last words"), (2, "its last words")]
+    assert len(runs_in(file)) == 3, "each of its runs added a child"

@@ -86,6 +86,7 @@ class Board:
         """Leave nothing behind that the next test would find."""
         self.fetch("UPDATE queued_tasks SET cancel_requested = true WHERE state = 'doing'")
         self.fetch("DELETE FROM queued_tasks WHERE state <> 'doing'")
+        self.fetch("UPDATE queued_task_queues SET paused = false WHERE paused")
 
 
 class Visitor:

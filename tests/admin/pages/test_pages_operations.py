@@ -83,7 +83,6 @@ def test_a_tree_is_cancelled_and_retried_from_its_page(ann: Visitor, board: Boar
     ann.page.click("#actions >> text=Audit")
     ann.counts("tbody tr", 2)
     ann.sees("task.retry_tree")
-    board.fetch("UPDATE queued_task_queues SET paused = false")
 
 
 def test_all_cures_are_applied_at_once(ann: Visitor, board: Board) -> None:

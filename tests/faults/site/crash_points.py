@@ -19,6 +19,8 @@ from fastedgy.worker.calling import Caller
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.worker import Worker
 
+LAST_WORDS = "the last lines of a parent are written, its outcome not"
+
 # What is wrapped, and whether the process dies before or after it.
 POINTS: dict[str, tuple[Any, str, str]] = {
     "before the claim": (claim, "claim", "before"),
@@ -30,6 +32,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "before the outcome is kept": (Executor, "_end", "before"),
     "before the outcome is written": (completer.Completer, "_write", "before"),
     "its log lines are written": (traces, "append_logs", "after"),
+    LAST_WORDS: (completer, "finish_any", "before"),
     "outcomes written, the answer unread": (completer, "finish_done", "after"),
     "drained, not handed back": (workers, "hand_back", "before"),
     "handed back, not retired": (workers, "retire", "before"),

@@ -32,3 +32,12 @@ async def adding(file: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> int:
     run = _tell(file)
     await asyncio.sleep(0.2)  # so that its lines are written before its end
     return run
+
+
+@task(max_retries=0)
+async def family(file: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> int:
+    me = get_current_task()
+    assert me is not None
+    tasks.add_task(plain, file, parent=me.id)
+    logger.info("its last words")
+    return _tell(file)
