@@ -98,11 +98,11 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
 
 
 async def test_a_parent_killed_after_its_last_lines_has_those_of_each_run_once(
-    connection: asyncpg.Connection,
-    crash_crew: Crew,
     hire: Hire,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_crew: Crew,
+    connection: asyncpg.Connection,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "runs"
     parent = await enqueue(connection, crash_tasks.family, str(file))
@@ -131,5 +131,7 @@ async def test_a_parent_killed_after_its_last_lines_has_those_of_each_run_once(
     )  # fmt: skip
     async with hire(solo=True), hire():
         await eventually(all_done)
-    assert await told() == [(1, "its last words"), (2, "its last words")]
-    assert len(runs_in(file)) == 3, "each of its runs added a child"
+    runs = runs_in(file)
+    assert await told() == [(run, "its last words") for run in runs[str(parent)]]
+    assert len(runs[str(parent)]) == 2
+    assert len(runs) == 3, "each of its runs added a child"
