@@ -73,8 +73,6 @@ def test_a_tree_is_cancelled_and_retried_from_its_page(ann: Visitor, board: Boar
     states = "SELECT state, count(*) AS number FROM queued_tasks GROUP BY state ORDER BY state"
     assert [tuple(row) for row in board.fetch(states)] == [("cancelled", 4)]
 
-    board.fetch("INSERT INTO queued_task_queues (name, paused) VALUES ('images', true)"
-                " ON CONFLICT (name) DO UPDATE SET paused = true")  # fmt: skip
     ann.open(f"/tasks/{root}")
     ann.page.click("text=Retry the tree")
     ann.sees("Retries 4 tasks.")

@@ -68,6 +68,7 @@ function morph(old, fresh) {
 function morphChildren(old, fresh) {
   const keyed = new Map();
   for (const node of old.childNodes) if (keyOf(node)) keyed.set(keyOf(node), node);
+  const wanted = new Set([...fresh.childNodes].map(keyOf).filter(Boolean));
   let place = old.firstChild;
   for (const next of [...fresh.childNodes]) {
     const key = keyOf(next);
@@ -77,6 +78,7 @@ function morphChildren(old, fresh) {
       old.insertBefore(document.importNode(next, true), place);
       continue;
     }
+    if (key) place = cleared(place, match, wanted);
     if (match !== place) old.insertBefore(match, place);
     else place = place.nextSibling;
     if (match.nodeType === 1) morph(match, next);
@@ -87,6 +89,18 @@ function morphChildren(old, fresh) {
     place = place.nextSibling;
     gone.remove();
   }
+}
+// Who stays is not moved for the sake of those who go: a click that has begun there would be lost.
+function cleared(place, match, wanted) {
+  for (let node = place; node !== match; node = node.nextSibling) {
+    if (!node || wanted.has(keyOf(node))) return place;
+  }
+  while (place !== match) {
+    const gone = place;
+    place = place.nextSibling;
+    gone.remove();
+  }
+  return place;
 }
 
 // Live: the server tells that something has changed, and the page fetches itself again, at most
