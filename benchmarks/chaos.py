@@ -54,6 +54,14 @@ SELECT count(*) FROM queued_tasks WHERE state NOT IN ('done', 'failed', 'cancell
 """
 
 
+def make_folder(prefix: str) -> Path:
+    """A temporary folder that others may enter: else root's server, which runs as `nobody`, would
+    live elsewhere, and stay there."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o755)
+    return folder
+
+
 def environment(port: int, ledger: Path) -> dict[str, str]:
     """What a process of the run is told. Nothing of the caller's own queue."""
     kept = {
@@ -201,8 +209,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="Keep the logs and the ledger.")
     given = parser.parse_args()
     faults = dict.fromkeys(given.only, 6.0) if given.only else PER_MINUTE
-    folder = Path(tempfile.mkdtemp(prefix="fastedgy-chaos-"))
-    folder.chmod(0o755)  # else root's server, which runs as `nobody`, lives and stays elsewhere
+    folder = make_folder("fastedgy-chaos-")
     try:
         figures = asyncio.run(run(given.seconds, given.seed, given.rate, folder, faults))
     finally:

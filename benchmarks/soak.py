@@ -17,7 +17,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks.chaos import SETTINGS, environment, produce, ready, socket_of
+from benchmarks.chaos import SETTINGS, environment, make_folder, produce, ready, socket_of
 from benchmarks.chaos_fleet import children
 from benchmarks.proxy import Proxy
 from fastedgy import migrate
@@ -159,8 +158,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="Tasks added a second.")
     parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="fastedgy-soak-"))
-    folder.chmod(0o755)  # else root's server, which runs as `nobody`, lives and stays elsewhere
+    folder = make_folder("fastedgy-soak-")
     try:
         samples = asyncio.run(run(given.minutes, given.rate, folder))
     finally:

@@ -123,10 +123,9 @@ class TaskMaker:
             rate=options.rate,
             breaker=options.breaker,
         )
-        gate = _gate(options, spec)
         kind = _Kind(
             function, spec, uniqueness(options, function.name), options.unique_key is not None,
-            gate, gate is not None or bool(function.options.redact), default,
+            _gate(options, spec), default,
         )  # fmt: skip
         if closure is None:
             self._known[function] = kind
@@ -155,30 +154,23 @@ class TaskMaker:
         ref._pending = pending = Pending(
             id, kind.spec, encoded_args, encoded_kwargs, key, kind.uniqueness, parents, ref
         )
-        if kind.adapts:
-            _adapt(pending, kind, args, kwargs)
-        if given is not None:
-            pending.wanted = [*parents, *given.refs.values()]
-            pending.takes_results = True
-            pending.unsure = given.unsure
-        if pending.wanted and kind.uniqueness.answer == "replace":
+        if function.options.redact:
+            pending.spec = replace(kind.spec, redact=_hidden(function, args, kwargs))
+        if kind.gate is not None:
+            pending.gate = function.filled("per", kind.gate, args, kwargs)
+        if kind.uniqueness.answer == "replace" and (parents or given is not None):
             raise InvalidOption(
                 f'{function.name}: on_duplicate="replace" does not go with parent= or with tasks '
                 "among the arguments: the task that is replaced has its own parents."
             )
+        if given is not None:
+            pending.wanted = [*parents, *given.refs.values()]
+            pending.takes_results = True
+            pending.unsure = given.unsure
         if keys := config.signing_keys:
             path = kind.spec.function
             pending.signature = sign(keys, id, path, encoded_args, encoded_kwargs)
         return pending
-
-
-def _adapt(pending: Pending, kind: _Kind, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """What of a task depends on its arguments."""
-    function = kind.function
-    if function.options.redact:
-        pending.spec = replace(kind.spec, redact=_hidden(function, args, kwargs))
-    if kind.gate is not None:
-        pending.gate = function.filled("per", kind.gate, args, kwargs)
 
 
 def _hidden(
@@ -211,17 +203,14 @@ def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A function with the options of its tasks. `gate`: the template of its key. `adapts`: whether
-    more of a task than its row's arguments depends on them. `default_retries`: what the settings
-    said then.
-    """
+    """A function with the options of its tasks. `gate`: the template of its key. `default_retries`:
+    what the settings said then."""
 
     function: TaskFunction
     spec: Spec
     uniqueness: Uniqueness
     has_key: bool
     gate: str | None
-    adapts: bool
     default_retries: int
 
 

@@ -10,7 +10,7 @@ import asyncpg
 import crash_tasks
 import pytest
 from crash_points import LAST_WORDS, POINTS
-from crew import Crew, Hire
+from crew import Crew, Hire, Process
 from helpers import eventually
 from rows import CHANNELS, TABLES
 from supervised import enqueue
@@ -35,6 +35,19 @@ def runs_in(file: Path) -> dict[str, list[int]]:
     return runs
 
 
+async def all_done(connection: asyncpg.Connection) -> None:
+    states = await connection.fetch("SELECT state FROM queued_tasks")
+    assert {row["state"] for row in states} == {"done"}, states
+
+
+async def report_killed(connection: asyncpg.Connection, worker: Process) -> None:
+    """What its supervisor does."""
+    await report_lost(
+        connection, TABLES, worker_id=worker.worker_id, exit_reason="killed by SIGKILL",
+        started=worker.board.started(), max_losses=3, channels=CHANNELS,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("point", [point for point in POINTS if point != LAST_WORDS])
 async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_ended(
     point: str,
@@ -51,15 +64,11 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
         patch.setenv("CRASH_AT", point)
         worker = crash_crew.begin(app="crash_app:app")
 
-    async def all_done() -> None:
-        states = await connection.fetch("SELECT state FROM queued_tasks")
-        assert {row["state"] for row in states} == {"done"}, states
-
     async def nobody_is_suspected() -> None:
         assert await connection.fetchval("SELECT count(*) FROM queued_tasks WHERE alone") == 0
 
     if point in DRAINING:
-        await eventually(all_done)
+        await eventually(lambda: all_done(connection))
         worker.tell()
     assert await worker.ended(within=30) == -signal.SIGKILL
     before = {
@@ -67,15 +76,12 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
         for row in await connection.fetch("SELECT id, run FROM queued_tasks WHERE state = 'done'")
     }
 
-    await report_lost(
-        connection, TABLES, worker_id=worker.worker_id, exit_reason="killed by SIGKILL",
-        started=worker.board.started(), max_losses=3, channels=CHANNELS,
-    )  # fmt: skip
+    await report_killed(connection, worker)
     if await connection.fetchval("SELECT count(*) FROM queued_tasks WHERE alone"):
         async with hire(solo=True):  # who may have killed a process runs alone
             await eventually(nobody_is_suspected)
     async with hire():
-        await eventually(all_done)
+        await eventually(lambda: all_done(connection))
     rows = await connection.fetch("SELECT * FROM queued_tasks")
 
     runs = runs_in(file)
@@ -98,11 +104,11 @@ async def test_a_process_killed_there_loses_nothing_and_repeats_nothing_that_end
 
 
 async def test_a_parent_killed_after_its_last_lines_has_those_of_each_run_once(
-    hire: Hire,
-    crash_crew: Crew,
     connection: asyncpg.Connection,
-    tmp_path: Path,
+    crash_crew: Crew,
+    hire: Hire,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     file = tmp_path / "runs"
     parent = await enqueue(connection, crash_tasks.family, str(file))
@@ -116,21 +122,14 @@ async def test_a_parent_killed_after_its_last_lines_has_those_of_each_run_once(
         )
         return [tuple(line) for line in lines]
 
-    async def all_done() -> None:
-        states = await connection.fetch("SELECT state FROM queued_tasks")
-        assert {row["state"] for row in states} == {"done"}, states
-
     assert await worker.ended(within=30) == -signal.SIGKILL
     assert await told() == [(1, "its last words")]
     state = "SELECT state FROM queued_tasks WHERE id = $1"
     assert await connection.fetchval(state, parent) == "doing"
 
-    await report_lost(
-        connection, TABLES, worker_id=worker.worker_id, exit_reason="killed by SIGKILL",
-        started=worker.board.started(), max_losses=3, channels=CHANNELS,
-    )  # fmt: skip
+    await report_killed(connection, worker)
     async with hire(solo=True), hire():
-        await eventually(all_done)
+        await eventually(lambda: all_done(connection))
     runs = runs_in(file)
     assert await told() == [(run, "its last words") for run in runs[str(parent)]]
     assert len(runs[str(parent)]) == 2

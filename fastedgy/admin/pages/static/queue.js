@@ -84,23 +84,22 @@ function morphChildren(old, fresh) {
     if (match.nodeType === 1) morph(match, next);
     else if (match.nodeValue !== next.nodeValue) match.nodeValue = next.nodeValue;
   }
-  while (place) {
+  removeUntil(place, null);
+}
+function removeUntil(place, end) {
+  while (place !== end) {
     const gone = place;
     place = place.nextSibling;
     gone.remove();
   }
+  return end;
 }
 // Who stays is not moved for the sake of those who go: a click that has begun there would be lost.
 function cleared(place, match, wanted) {
   for (let node = place; node !== match; node = node.nextSibling) {
     if (!node || wanted.has(keyOf(node))) return place;
   }
-  while (place !== match) {
-    const gone = place;
-    place = place.nextSibling;
-    gone.remove();
-  }
-  return place;
+  return removeUntil(place, match);
 }
 
 // Live: the server tells that something has changed, and the page fetches itself again, at most
