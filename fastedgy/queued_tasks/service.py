@@ -23,6 +23,7 @@ from fastedgy.queued_task import tracing
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
+from fastedgy.queued_tasks.group_commit import GroupCommit
 from fastedgy.queued_tasks.maker import Parent, TaskMaker
 from fastedgy.queued_tasks.ref import QueuedTaskRef, task_id
 from fastedgy.queued_tasks.routes import RouteBuffer
@@ -73,6 +74,7 @@ class QueuedTasks:
         self._defaults = TaskMaker(self, NO_OPTIONS)
         self._listener: Waiter | None = None
         self._loose = Buffer()
+        self._commits = GroupCommit(self)
         self._background: set[asyncio.Task[None]] = set()
         self._scripts: list[Script] = []
         self._owns_connections = False
@@ -308,8 +310,7 @@ class QueuedTasks:
     async def _write(self, buffer: Buffer, connection: Connection | None = None) -> None:
         """Write a buffer; what is on its way from it already is waited for.
 
-        On the caller's connection, or on one of ours, where it is repeated for up to
-        `QUEUE_ENQUEUE_TIMEOUT` while the database is away.
+        On the caller's connection, or on one of ours: see `GroupCommit`.
         """
         async with buffer.lock:
             tasks, cancellations = buffer.take()
@@ -320,9 +321,7 @@ class QueuedTasks:
                     await write(connection, self, tasks, cancellations)
                 else:
                     self._warn_of_late(tasks)
-                    await self._repeatedly(
-                        lambda own, again: write(own, self, tasks, cancellations, again=again)
-                    )
+                    await self._commits.write(tasks, cancellations)
             except BaseException:
                 for pending in tasks:
                     pending.ref._dropped()

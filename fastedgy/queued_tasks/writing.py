@@ -45,6 +45,17 @@ class TaskDraft:
         self.context: dict[str, Any] = orjson.loads(row.context)
 
 
+def may_share(tasks: list[Pending]) -> bool:
+    """Whether one statement may write these beside those of others: rows and nothing else, and no
+    hooks, which are to run where the task was added.
+    """
+    return (
+        not (_pre_create or _post_create)
+        and bool(tasks)
+        and all(pending.is_simple() for pending in tasks)
+    )
+
+
 async def write(
     connection: Connection,
     service: QueuedTasks,

@@ -1,0 +1,110 @@
+"""Group commit: what several routes or tasks add at the same moment becomes rows in one statement.
+
+Postgres commits transactions that notify one after the other (`PreCommit_Notify` holds a lock of
+the whole server until its transaction has ended), so writes beside each other win nothing; one for
+all does. Nothing waits that need not: the first writes at once, and whoever comes meanwhile goes
+with the next statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from fastedgy.queued_tasks.buffer import Pending, Wish
+from fastedgy.queued_tasks.writing import may_share, write
+
+if TYPE_CHECKING:
+    from fastedgy.queued_tasks.service import QueuedTasks
+
+PATIENCE = 0.1
+"""Seconds after which a write that takes long is not waited for any more: it may be stuck."""
+SMALL = 100
+"""Tasks up to which a write goes with others. A large one would only hold them up."""
+
+_Waiting = tuple[list[Pending], "asyncio.Future[bool]"]
+
+
+class GroupCommit:
+    """Writes tasks on the service's own connections, together where several are due at once."""
+
+    __slots__ = ("_service", "_timer", "_under_way", "_waiting", "_writers")
+
+    def __init__(self, service: QueuedTasks) -> None:
+        self._service = service
+        self._under_way = 0
+        self._waiting: list[_Waiting] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def write(self, tasks: list[Pending], cancellations: dict[UUID, Wish]) -> None:
+        """Write tasks and cancellations. Repeated for up to `QUEUE_ENQUEUE_TIMEOUT` while the
+        database is away.
+        """
+        if cancellations or len(tasks) > SMALL or not may_share(tasks):
+            await self._alone(tasks, cancellations)
+            return
+        tried = self._under_way > 0
+        if tried and await self._with_others(tasks):
+            return
+        self._under_way += 1
+        try:
+            await self._alone(tasks, cancellations, again=tried)
+        finally:
+            self._under_way -= 1
+            self._next()
+
+    async def _alone(
+        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool = False
+    ) -> None:
+        service = self._service
+        await service._repeatedly(
+            lambda own, repeated: write(own, service, tasks, cancellations, again=again or repeated)
+        )
+
+    async def _with_others(self, tasks: list[Pending]) -> bool:
+        """Wait for the statement that writes these as well. False: it failed, for whatever reason,
+        and each is to be written alone, to have its own error or none.
+        """
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append((tasks, turn))
+        if self._timer is None:
+            self._timer = loop.call_later(PATIENCE, self._next, context=Context())
+        return await turn
+
+    def _next(self) -> None:
+        """Write what waits."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        waiting = [each for each in self._waiting if not each[1].done()]  # not the cancelled ones
+        self._waiting = []
+        if not waiting:
+            return
+        self._under_way += 1
+        # Not in the asyncio task of one of them: its request may be cancelled.
+        writer = asyncio.get_running_loop().create_task(
+            self._together(waiting), name="fastedgy group commit", context=Context()
+        )
+        self._writers.add(writer)
+        writer.add_done_callback(self._writers.discard)
+
+    async def _together(self, waiting: list[_Waiting]) -> None:
+        written = False
+        service = self._service
+        try:
+            async with service._connection() as own:
+                await write(own, service, [task for tasks, _ in waiting for task in tasks], {})
+            written = True
+        except Exception:
+            pass  # each is tried once more by itself: whose fault it is raises it there
+        finally:
+            self._under_way -= 1
+            for _, turn in waiting:
+                if not turn.done():
+                    turn.set_result(written)
+            self._next()
