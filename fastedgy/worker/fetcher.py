@@ -322,6 +322,7 @@ class Fetcher:
 
     async def _sleep(self) -> None:
         """Until the bell rings, or the next look is due."""
+        await asyncio.sleep(0)  # what was claimed starts before this is worked out
         if self._solo:
             pause = 0.2
         elif self._executor.room() <= 0:

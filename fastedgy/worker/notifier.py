@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -133,22 +135,17 @@ class Notifier:
 
     def _rung(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
         try:
-            bell = orjson.loads(payload)
-            lanes = [_lane(queue, priority) for queue, priority in bell["lanes"]]
-            gates = [_gate_lane(*names) for names in bell.get("gates", ())]
-            due = bell.get("due")
-            delay = None if due is None else float(due)
-            everywhere = bell.get("all") is True or (delay is None and not gates)
+            bell = _bell(payload)
         except (ValueError, TypeError, KeyError, AttributeError):
             # Anybody may notify on our channel; whatever it was, a look does no harm.
             self.on_lanes([])
             return
-        if gates:
-            self.on_gates(gates)
-        if lanes or everywhere:
-            self.on_lanes(lanes)
-        if delay is not None:
-            self.on_due(delay)
+        if bell.gates:
+            self.on_gates(bell.gates)
+        if bell.lanes or bell.everywhere:
+            self.on_lanes(bell.lanes)
+        if bell.delay is not None:
+            self.on_due(bell.delay)
 
     def _told(self, connection: Connection, pid: int, channel: str, payload: Any) -> None:
         text = str(payload)
@@ -191,6 +188,31 @@ class Notifier:
         with suppress(ValueError):  # nobody of ours has said that
             wanted = None if ids == "*" else [UUID(id) for id in ids.split(",")]
             self.on_watch(float(seconds), wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bell:
+    """What a notification of new tasks says. `delay`: seconds until the next one is due."""
+
+    lanes: list[Lane]
+    gates: list[GateLane]
+    delay: float | None
+    everywhere: bool
+
+
+@lru_cache(maxsize=64)
+def _bell(payload: str) -> _Bell:
+    """Taken apart once: most say the same. Raises an error of several kinds for what is none."""
+    said = orjson.loads(payload)
+    gates = [_gate_lane(*names) for names in said.get("gates", ())]
+    due = said.get("due")
+    delay = None if due is None else float(due)
+    return _Bell(
+        [_lane(queue, priority) for queue, priority in said["lanes"]],
+        gates,
+        delay,
+        everywhere=said.get("all") is True or (delay is None and not gates),
+    )
 
 
 def _gate_lane(queue: Any, gate: Any, priority: Any) -> GateLane:
