@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
@@ -30,31 +31,26 @@ STALE = 300.0
 
 
 class Connections:
-    """Up to `SIZE` connections, each opened when it is first needed."""
+    """Up to `SIZE` connections in each event loop, each opened when it is first needed.
+
+    Mostly there is one loop. A sync task that calls `asyncio.run` has another one, beside its
+    worker's, and no connection may be used from two.
+    """
 
     def __init__(self, url: str, settings: Settings, config: QueuedTaskConfig) -> None:
         self.url = normalize_url(url)
         self._settings = settings
         self._config = config
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._free: list[tuple[asyncpg.Connection, float]] = []
-        self._all: set[asyncpg.Connection] = set()
-        self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._emptied = asyncio.Event()
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
     async def close(self) -> None:
-        """Close all connections, waiting for those in use. The next use opens them again."""
-        if self._loop is not asyncio.get_running_loop():
-            self._adopt(None)
-            return
-        while self._opening or len(self._all) > len(self._free):
-            self._emptied.clear()
-            await self._emptied.wait()
-        free, self._free, self._all = self._free, [], set()
-        for connection, _ in free:
-            with suppress(OSError, TimeoutError):
-                await connection.close(timeout=2)
+        """Close all connections of this event loop, waiting for those in use. The next use opens
+        them again.
+        """
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        self._forget_ended()
+        if pool is not None:
+            await pool.close()
 
     def acquire(self) -> Lent:
         """`async with` lends a connection, for statements of the engine.
@@ -63,9 +59,54 @@ class Connections:
         `QUEUE_STATEMENT_TIMEOUT`, raises DatabaseUnavailable; tables or columns that are not there
         raise SchemaOutdated: scripts check nothing when they start.
         """
-        return Lent(self)
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            self._forget_ended()
+            pool = self._pools.setdefault(loop, _Pool(self.url, self._settings, self._config))
+        return Lent(pool)
 
-    def _check(self, connection: asyncpg.Connection, error: BaseException) -> None:
+    def _forget_ended(self) -> None:
+        for loop in list(self._pools):
+            if loop.is_closed():
+                self._pools.pop(loop, None)
+
+
+class _Pool:
+    """The connections of one event loop."""
+
+    def __init__(self, url: str, settings: Settings, config: QueuedTaskConfig) -> None:
+        self._url = url
+        self._settings = settings
+        self._config = config
+        self._free: list[tuple[asyncpg.Connection, float]] = []
+        self._all: set[asyncpg.Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._emptied = asyncio.Event()
+        self._end: AsyncGenerator[None, None] | None = None
+
+    async def close(self) -> None:
+        """Close all, waiting for those in use."""
+        while self._opening or len(self._all) > len(self._free):
+            self._emptied.clear()
+            await self._emptied.wait()
+        if self._end is not None:
+            await self._end.aclose()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Closes them when the loop ends, which closes the generators that it knows: `asyncio.run`
+        in a thread leaves nobody else who could.
+        """
+        try:
+            yield
+        finally:
+            everything, self._all, self._free = self._all, set(), []
+            for connection in everything:
+                with suppress(OSError, TimeoutError):
+                    await connection.close(timeout=2)
+
+    def check(self, connection: asyncpg.Connection, error: BaseException) -> None:
         """What became of a connection in whose block this error was raised. Raises a better one."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             # It may be in the middle of a statement, and a frozen server would never end that.
@@ -84,13 +125,14 @@ class Connections:
         # A frozen server would not even answer a clean-up.
         connection.terminate()
         raise DatabaseUnavailable(
-            f"The connection to {parse_url(self.url)} was lost: "
+            f"The connection to {parse_url(self._url)} was lost: "
             f"{str(error) or 'no answer in time'}."
         ) from error
 
-    async def _take(self) -> asyncpg.Connection:
+    async def take(self) -> asyncpg.Connection:
+        """One of them, when it is free."""
         while True:
-            if (connection := self._take_free()) is not None:
+            if (connection := self.take_free()) is not None:
                 return connection
             loop = asyncio.get_running_loop()
             if len(self._all) + self._opening < SIZE:
@@ -107,9 +149,8 @@ class Connections:
                 with suppress(ValueError):
                     self._waiting.remove(turn)
 
-    def _take_free(self) -> asyncpg.Connection | None:
-        if self._loop is not (loop := asyncio.get_running_loop()):
-            self._adopt(loop)
+    def take_free(self) -> asyncpg.Connection | None:
+        """One that is free now, or None."""
         while self._free:
             connection, since = self._free.pop()
             if not is_closed(connection) and time.monotonic() - since < STALE:
@@ -123,7 +164,7 @@ class Connections:
         try:
             # Behind a pooler in transaction mode, prepared statements are another client's.
             opening = connect(
-                self.url,
+                self._url,
                 timeout=self._settings.database_connect_timeout,
                 command_timeout=self._config.statement_timeout,
                 statement_cache_size=None if self._config.use_postgresql_notify else 0,
@@ -136,6 +177,9 @@ class Connections:
                 task.add_done_callback(_terminate)  # it may have been opened at this very moment
                 raise
             self._all.add(connection)
+            if self._end is None:
+                self._end = self._until_the_loop_ends()
+                await anext(self._end)
             return connection
         except BaseException:
             self._wake()
@@ -144,10 +188,8 @@ class Connections:
             self._opening -= 1
             self._emptied.set()
 
-    def _give_back(self, connection: asyncpg.Connection) -> None:
-        if connection not in self._all:  # of an event loop that has ended
-            connection.terminate()
-            return
+    def give_back(self, connection: asyncpg.Connection) -> None:
+        """It is not needed any more."""
         # Whether it is of use any more is asked when it is taken again.
         self._free.append((connection, time.monotonic()))
         self._wake()
@@ -161,16 +203,6 @@ class Connections:
                 turn.set_result(None)
                 return
 
-    def _adopt(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Begin anew in this event loop. Those of another are cut: nobody can use them."""
-        for connection in self._all:
-            with suppress(RuntimeError):  # its loop is closed, and it with that
-                connection.terminate()
-        self._loop, self._opening = loop, 0
-        self._free, self._all = [], set()
-        self._waiting.clear()
-        self._emptied = asyncio.Event()
-
 
 def _terminate(opening: asyncio.Task[asyncpg.Connection]) -> None:
     if not opening.cancelled() and opening.exception() is None:
@@ -182,12 +214,12 @@ class Lent:
 
     __slots__ = ("_connection", "_of")
 
-    def __init__(self, of: Connections) -> None:
+    def __init__(self, of: _Pool) -> None:
         self._of = of
 
     async def __aenter__(self) -> asyncpg.Connection:
         # Mostly there is one, and then it takes no coroutine more.
-        self._connection = self._of._take_free() or await self._of._take()
+        self._connection = self._of.take_free() or await self._of.take()
         return self._connection
 
     async def __aexit__(
@@ -198,6 +230,6 @@ class Lent:
     ) -> None:
         try:
             if error is not None:
-                self._of._check(self._connection, error)
+                self._of.check(self._connection, error)
         finally:
-            self._of._give_back(self._connection)
+            self._of.give_back(self._connection)

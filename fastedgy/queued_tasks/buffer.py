@@ -71,11 +71,17 @@ class Pending(NewTask):
 
 @dataclass(slots=True)
 class Buffer:
-    """Tasks that will be written together. Appending is safe from any thread."""
+    """Tasks that will be written together.
+
+    `is_loose`: at no end of anything, but in the background. `unfinished`: a write of what was in
+    it whose caller was cancelled; it returns what went wrong.
+    """
 
     tasks: list[Pending] = field(default_factory=list)
     cancellations: dict[UUID, Wish] = field(default_factory=dict)
     closed: bool = False
+    is_loose: bool = False
+    unfinished: asyncio.Task[BaseException | None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def take(self) -> tuple[list[Pending], dict[UUID, Wish]]:
@@ -85,6 +91,23 @@ class Buffer:
         for pending in tasks:
             pending.on_its_way = True
         return tasks, cancellations
+
+    def put_back(self, tasks: list[Pending], cancellations: dict[UUID, Wish]) -> None:
+        """What was taken is not being written after all."""
+        for pending in tasks:
+            pending.on_its_way = False
+        self.tasks[:0] = tasks
+        self.cancellations = {**cancellations, **self.cancellations}
+        if self.closed:
+            self.drop()
+
+    def take_over(self, other: Buffer) -> None:
+        """What is in another buffer, which takes nothing more."""
+        other.closed = True
+        for pending in other.tasks:
+            pending.buffer = self
+        self.tasks += other.tasks
+        self.cancellations |= other.cancellations
 
     def drop(self) -> None:
         """Forget what is in it: the route raised, or the block was undone."""
@@ -98,7 +121,7 @@ class Buffer:
         self.drop()
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.cancellations)
+        return bool(self.tasks or self.cancellations or self.unfinished)
 
 
 open_buffer: ContextVar[Buffer | None] = ContextVar("fastedgy_open_buffer", default=None)

@@ -39,12 +39,16 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._writers: set[asyncio.Task[None]] = set()
 
-    async def write(self, tasks: list[Pending], cancellations: dict[UUID, Wish]) -> None:
+    async def write(
+        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool = False
+    ) -> None:
         """Write tasks and cancellations. Repeated for up to `QUEUE_ENQUEUE_TIMEOUT` while the
         database is away.
+
+        `again`: it was tried before, so that they may be rows already.
         """
-        if cancellations or len(tasks) > SMALL or not may_share(tasks):
-            await self._alone(tasks, cancellations)
+        if again or cancellations or len(tasks) > SMALL or not may_share(tasks):
+            await self._alone(tasks, cancellations, again=again)
             return
         tried = self._under_way > 0
         if tried and await self._with_others(tasks):
@@ -57,7 +61,7 @@ class GroupCommit:
             self._next()
 
     async def _alone(
-        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool = False
+        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool
     ) -> None:
         service = self._service
         await service._repeatedly(

@@ -23,13 +23,13 @@ from fastedgy.queued_task import tracing
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions
 from fastedgy.queued_task.running import current
 from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
-from fastedgy.queued_tasks.group_commit import GroupCommit
+from fastedgy.queued_tasks.flushing import flush
+from fastedgy.queued_tasks.here import Here
 from fastedgy.queued_tasks.maker import Parent, TaskMaker
 from fastedgy.queued_tasks.ref import QueuedTaskRef, task_id
 from fastedgy.queued_tasks.routes import RouteBuffer
 from fastedgy.queued_tasks.scripts import Script, open_script
 from fastedgy.queued_tasks.waiter import Waiter
-from fastedgy.queued_tasks.writing import write
 from fastedgy.store import actions, details
 from fastedgy.store.notify import channels_of
 from fastedgy.store.outage import is_outage
@@ -65,17 +65,17 @@ class QueuedTasks:
         *,
         in_application: bool = False,
     ) -> None:
-        """`in_application`: transactions of the application's database may be joined."""
+        """`in_application`: transactions of the application's database may be joined, and threads
+        without a loop of their own have the one that runs here.
+        """
         self.config = config or QueuedTaskConfig()
         self._connections = connections
         self._in_application = in_application
         self._tables = queue_tables()
         self._channels = channels_of(self.config)
         self._defaults = TaskMaker(self, NO_OPTIONS)
-        self._listener: Waiter | None = None
-        self._loose = Buffer()
-        self._commits = GroupCommit(self)
-        self._background: set[asyncio.Task[None]] = set()
+        self._heres: dict[asyncio.AbstractEventLoop, Here] = {}
+        self._home = self._here() if in_application else None
         self._scripts: list[Script] = []
         self._owns_connections = False
 
@@ -128,6 +128,7 @@ class QueuedTasks:
         there is one in this asyncio task, else at once by itself.
         """
         buffer = self._buffer()
+        assert buffer is not None  # there is a loop
         if self._in_transaction():
             async with caller_transaction(self._database) as connection:
                 await self._write(buffer, connection)
@@ -204,6 +205,8 @@ class QueuedTasks:
             if self._connections is None:  # nobody was faster meanwhile
                 self._connections = Connections(url, settings, self.config)
                 self._owns_connections = True
+        if not self._scripts and not self._in_application:
+            self._home = self._here()
         script = Script(Buffer(), open_buffer.get(), open_script.get())
         self._scripts.append(script)
         open_buffer.set(script.buffer)
@@ -233,35 +236,44 @@ class QueuedTasks:
 
     async def close(self) -> None:
         """Write what is still on its way in the background, and close the connections."""
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            await listener.close()
+        here = self._heres.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.close()
         if self._connections is not None:
             await self._connections.close()
 
     # What maker, refs and the worker use.
 
     def _add(self, batch: list[Pending]) -> None:
-        buffer = self._buffer()
-        inside = self._in_transaction()
         if tracing.active:
             tracing.mark(batch)
+        self._put(batch)
+
+    def _put(self, batch: list[Pending]) -> None:
+        buffer = self._buffer()
+        if buffer is None:
+            self._from_thread(self._put, batch)
+            return
+        inside = self._in_transaction()
         for pending in batch:
             pending.buffer = buffer
             pending.in_transaction = inside
         buffer.tasks.extend(batch)
-        self._schedule(buffer)
+        self._see_to(buffer)
 
-    def _ask_to_cancel(self, id: UUID, wish: Wish) -> Buffer:
+    def _ask_to_cancel(self, id: UUID, wish: Wish) -> Buffer | None:
         buffer = self._buffer()
-        buffer.cancellations[id] = wish
-        self._schedule(buffer)
+        if buffer is None:
+            self._from_thread(self._ask_to_cancel, id, wish)
+        else:
+            buffer.cancellations[id] = wish
+            self._see_to(buffer)
         return buffer
 
-    def _buffer(self) -> Buffer:
-        """The buffer of the route, block, script or task that is running; else the loose one."""
+    def _buffer(self) -> Buffer | None:
+        """The buffer of the route, block, script or task that is running; else the event loop's
+        loose one. None in a thread that has none of them.
+        """
         buffer = open_buffer.get()
         if buffer is not None and not buffer.closed:
             return buffer
@@ -272,30 +284,36 @@ class QueuedTasks:
             own: Buffer = run.buffer
             if not own.closed:
                 return own
-        return self._loose
-
-    def _schedule(self, buffer: Buffer) -> None:
-        """What nobody's end will write is written in the background, right away."""
-        if buffer is not self._loose or self._background:
-            return
         try:
-            loop = asyncio.get_running_loop()
+            return self._here().loose
         except RuntimeError:
-            buffer.drop()
-            raise NoOpenBuffer from None
-        task = loop.create_task(self._write_loose(), name="fastedgy background enqueue")
-        self._background.add(task)
+            return None
 
-    async def _write_loose(self) -> None:
+    def _see_to(self, buffer: Buffer) -> None:
+        """What nobody's end will write is written in the background, right away."""
+        if buffer.is_loose:
+            self._here().write_soon()
+
+    def _from_thread(self, work: Callable[..., object], *args: Any) -> None:
+        """Have the loop do it in which the application or the script runs."""
+        home = self._home
+        if home is None:
+            raise NoOpenBuffer
         try:
-            while self._loose:
-                try:
-                    await self._write(self._loose)
-                except Exception:
-                    logger.exception("Tasks that were added outside a route and a task are lost")
-        finally:
-            # Before anybody else's turn: a task that is added from here on needs a new writer.
-            self._background.clear()
+            home.loop.call_soon_threadsafe(work, *args)
+        except RuntimeError:  # it has ended
+            raise NoOpenBuffer from None
+
+    def _here(self) -> Here:
+        """What belongs to this event loop. Raises RuntimeError where none runs."""
+        loop = asyncio.get_running_loop()
+        here = self._heres.get(loop)
+        if here is None:
+            for other in list(self._heres):
+                if other.is_closed():
+                    self._heres.pop(other, None)
+            here = self._heres.setdefault(loop, Here(self, loop))
+        return here
 
     async def _write_now(self, ref: QueuedTaskRef) -> None:
         """Write the buffer that holds this ref's task, and everything beside it."""
@@ -308,36 +326,8 @@ class QueuedTasks:
             await self._write(pending.buffer)
 
     async def _write(self, buffer: Buffer, connection: Connection | None = None) -> None:
-        """Write a buffer; what is on its way from it already is waited for.
-
-        On the caller's connection, or on one of ours: see `GroupCommit`.
-        """
-        async with buffer.lock:
-            tasks, cancellations = buffer.take()
-            if not tasks and not cancellations:
-                return
-            try:
-                if connection is not None:
-                    await write(connection, self, tasks, cancellations)
-                else:
-                    self._warn_of_late(tasks)
-                    await self._commits.write(tasks, cancellations)
-            except BaseException:
-                for pending in tasks:
-                    pending.ref._dropped()
-                raise
-
-    def _warn_of_late(self, tasks: list[Pending]) -> None:
-        if not self._in_application:
-            return
-        late = dict.fromkeys(pending.spec.name for pending in tasks if pending.in_transaction)
-        if late and not self._in_transaction():
-            logger.warning(
-                "%s was added inside a database transaction, but is written after it and by itself."
-                " To write both or neither, use `await tasks.flush()` in the transaction or `async "
-                "with tasks.transaction():`.",
-                ", ".join(late),
-            )
+        """Write a buffer, on this connection or on one of ours: see `flushing`."""
+        await flush(self, buffer, connection)
 
     async def _repeatedly(self, work: Callable[[Connection, bool], Awaitable[R]]) -> R:
         """Do something on a connection of ours; again for up to `QUEUE_ENQUEUE_TIMEOUT` while the
@@ -363,11 +353,9 @@ class QueuedTasks:
         return self._connections.acquire()
 
     def _waiter(self) -> Waiter:
-        if self._listener is None:
-            if self._connections is None:
-                raise NoOpenBuffer
-            self._listener = Waiter(self._connections.url, self.config)
-        return self._listener
+        if self._connections is None:
+            raise NoOpenBuffer
+        return self._here().waiter(self._connections.url)
 
     @property
     def _database(self) -> Any:

@@ -1,55 +1,28 @@
-"""From pending tasks to rows: hooks, cancelled ones, unique keys, and then the store."""
+"""From pending tasks to rows: cancelled ones, unique keys, and then the store."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import orjson
 from asyncpg import Connection
 
 from fastedgy.errors import InvalidTransition
-from fastedgy.queued_task import hooks
 from fastedgy.queued_task.signing import sign
 from fastedgy.queued_tasks import duplicates
 from fastedgy.queued_tasks.buffer import Pending, Wish
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import actions
 from fastedgy.store.insert import Inserted, insert
-from fastedgy.store.newtask import NewTask
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
 
 
-_pre_create = hooks.registered("pre_create")
-_post_create = hooks.registered("post_create")
-"""Empty as long as there are no hooks: looked at for every write."""
-
-
-class TaskDraft:
-    """What `on_pre_create` and `on_post_create` hooks get: the task before and after it is a row.
-
-    `context` (a dict) may be changed in place before the task is written.
-    """
-
-    __slots__ = ("context", "function", "id", "name", "priority", "queue")
-
-    def __init__(self, row: NewTask) -> None:
-        self.id: UUID = row.id
-        self.name = row.spec.name
-        self.function = row.spec.function
-        self.queue = row.spec.queue
-        self.priority = row.spec.priority
-        self.context: dict[str, Any] = orjson.loads(row.context)
-
-
 def may_share(tasks: list[Pending]) -> bool:
-    """Whether one statement may write these beside those of others: rows and nothing else, and no
-    hooks, which are to run where the task was added.
-    """
-    return not (_pre_create or _post_create) and bool(tasks) and _are_simple(tasks)
+    """Whether one statement may write these beside those of others: rows, and nothing else."""
+    return bool(tasks) and _are_simple(tasks)
 
 
 def _are_simple(tasks: list[Pending]) -> bool:
@@ -72,20 +45,14 @@ async def write(
 
     `again`: this is a repetition, its rows may be there already.
     """
-    simple = _are_simple(tasks)
-    if not simple:
-        tasks = _without_cancelled(tasks)
     if tasks:
-        drafts = await _before(tasks, again=again) if _pre_create or _post_create else ()
-        if simple:
+        if _are_simple(tasks):
             await _put(connection, service, tasks, again)
         else:
             await _insert_in_order(connection, service, tasks, again=again)
         for pending in tasks:
             ref = pending.ref
             ref._settle(ref._id or pending.id)
-        for draft in drafts:
-            await hooks.run_hooks("post_create", draft)
     if cancellations:
         wishes: dict[Wish, list[UUID]] = {}
         for id, wish in cancellations.items():
@@ -110,8 +77,10 @@ async def _insert_in_order(
             await _insert(connection, service, segment, again=again)
 
 
-def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
+def without_cancelled(tasks: list[Pending]) -> list[Pending]:
     """Those that are still wanted. A child of a cancelled one meets its parent's fate."""
+    if _are_simple(tasks):
+        return tasks
     kept = []
     for pending in tasks:
         gone = [parent for parent in pending.wanted
@@ -127,16 +96,6 @@ def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
         else:
             pending.ref._dropped()
     return kept
-
-
-async def _before(tasks: list[Pending], *, again: bool) -> list[TaskDraft]:
-    """Run the hooks that may still change a task. Not a second time for a repetition."""
-    drafts = [TaskDraft(pending) for pending in tasks]
-    if not again:
-        for pending, draft in zip(tasks, drafts, strict=True):
-            await hooks.run_hooks("pre_create", draft)
-            pending.context = orjson.dumps(draft.context).decode()
-    return drafts
 
 
 def _segments(tasks: list[Pending]) -> list[list[Pending]]:

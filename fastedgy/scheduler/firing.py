@@ -17,7 +17,7 @@ from fastedgy.ids import new_ids
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.encoding import clean
 from fastedgy.queued_tasks import QueuedTasks
-from fastedgy.queued_tasks.writing import TaskDraft
+from fastedgy.queued_tasks.flushing import TaskDraft
 from fastedgy.scheduler.definition import signature_for, spec_of
 from fastedgy.scheduler.plan import delayed, plan
 from fastedgy.store import firing as store

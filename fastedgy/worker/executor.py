@@ -282,6 +282,8 @@ class Executor:
                 await hooks.run_hooks("post_run", it, result=verdict.value, error=verdict.error)
             except BaseException:
                 logger.exception("A post-run hook of %s could not end", it.name)
+        if it.buffer:  # by the error handler or a hook: it goes out whatever became of the task
+            await self._write_late(it)
         self._end(it, verdict.outcome)
 
     async def _attempt(self, it: Running) -> Any:
@@ -301,6 +303,13 @@ class Executor:
                 it.cancelling = None
             return judge(it, error, self._config)
         return verdict
+
+    async def _write_late(self, it: Running) -> None:
+        it.cancelling = it.cancelling or "finishing"
+        try:
+            await self._flush_added(it)
+        except BaseException:
+            logger.exception("What was added after %s had ended is lost", it.label)
 
     async def _stand(self, it: Running, verdict: Verdict, outcome: Standing) -> Verdict:
         """Find out which task was returned. It has a row before another one waits for it."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -197,13 +199,37 @@ async def test_what_cannot_be_written_in_the_background_is_logged(
     assert await count(connection) == 1
 
 
-async def test_adding_where_nothing_would_write_is_an_error(tasks: QueuedTasks) -> None:
-    def add() -> None:
-        tasks.add_task(send, "a")
-
+async def in_a_thread(work: Callable[[], Any]) -> Any:
     # Not `to_thread`, which takes the context along, with the buffer that is open in it.
-    with ThreadPoolExecutor(1) as pool, pytest.raises(NoOpenBuffer, match="async with QueuedTasks"):
-        await asyncio.wrap_future(pool.submit(add))
+    with ThreadPoolExecutor(1) as pool:
+        return await asyncio.wrap_future(pool.submit(work))
+
+
+async def test_a_thread_of_its_own_adds_by_way_of_the_application(
+    tasks: QueuedTasks, connection: asyncpg.Connection
+) -> None:
+    refs = await in_a_thread(lambda: [tasks.add_task(send, str(number)) for number in range(20)])
+    await in_a_thread(lambda: refs[0].cancel("not needed"))
+    await tasks.close()
+
+    assert await count(connection) == 20
+    assert await count(connection, "state = 'cancelled'") == 1
+
+
+async def test_a_thread_of_a_script_adds_by_way_of_its_loop(
+    connection: asyncpg.Connection, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", queue_url)
+    async with QueuedTasks() as tasks:
+        await in_a_thread(lambda: tasks.add_task(send, "a"))
+
+    assert await count(connection) == 1
+
+
+async def test_adding_where_nothing_would_write_is_an_error() -> None:
+    tasks = QueuedTasks(config=QueuedTaskConfig())
+    with pytest.raises(NoOpenBuffer, match="async with QueuedTasks"):
+        await in_a_thread(lambda: tasks.add_task(send, "a"))
 
 
 async def test_a_producer_that_was_never_opened_says_so() -> None:
