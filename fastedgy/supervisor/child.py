@@ -23,7 +23,8 @@ logger = logging.getLogger("fastedgy.supervisor")
 DRAINED = 0
 REPLACE = 3
 MISCONFIGURED = 78
-"""The exit codes with a meaning; everything else is a death."""
+"""The exit codes with a meaning, if the worker has announced them: a task may end its process with
+any code. Everything else is a death."""
 
 _LONGEST_LINE = 1_000_000
 
@@ -73,6 +74,7 @@ class Child:
         self.killed_because: str | None = None
         self.complaint: str | None = None
         self.exit_code: int | None = None
+        self.announced: int | None = None
         self.settled = asyncio.Event()
         self.gone = asyncio.Event()
         self._heard = heard
@@ -135,11 +137,17 @@ class Child:
         task will run again, and must not overlap with the rest of its first run.
         """
         if self.exit_code is None and (status := self._peek()) is not None:
-            if status != DRAINED:
+            self._read_all()
+            if not status == self.announced == DRAINED:
                 self._kill_group()
             self.exit_code = self._process.wait()
             self._finish()
         return self.exit_code is not None
+
+    @property
+    def meant(self) -> int | None:
+        """The exit code, if the worker itself has ended its process; None if something else has."""
+        return self.exit_code if self.exit_code == self.announced else None
 
     def why(self) -> str:
         """How it ended, in words for a log line and for the rows of its tasks."""
@@ -155,7 +163,7 @@ class Child:
 
     def started_tasks(self) -> list[UUID]:
         """The tasks that may have caused this end: none if it was stopped, else those it had."""
-        stopped = self.exit_code in (DRAINED, REPLACE) or (
+        stopped = self.meant in (DRAINED, REPLACE) or (
             self.asked_to_stop and self.exit_code in (-signal.SIGTERM, -signal.SIGKILL)
         )
         return [] if stopped else self.board.started()
@@ -204,11 +212,16 @@ class Child:
             self.ready = True
             self.idle_since = self.last_sign
             self.settled.set()
+        if line.get("event") == "leaving":
+            self.announced = line.get("code")
         self._heard(self, line)
 
-    def _finish(self) -> None:
+    def _read_all(self) -> None:
         while self._read():
             pass
+
+    def _finish(self) -> None:
+        self._read_all()
         self._loop.remove_reader(self._reports)
         os.close(self._reports)
         self.settled.set()

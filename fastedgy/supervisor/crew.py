@@ -219,19 +219,19 @@ class Crew:
 
     def _bury(self, child: Child, now: float) -> None:
         del self.children[child.pid]
-        self.deaths += not child.asked_to_stop and child.exit_code not in (DRAINED, REPLACE)
+        self.deaths += not child.asked_to_stop and child.meant not in (DRAINED, REPLACE)
         seat = self._seat_of(child)
         replacing = seat is not None and seat.coming is child
         refill = seat is not None and seat.leave(child, now)
-        if child.exit_code == MISCONFIGURED and not child.asked_to_stop:
+        if child.meant == MISCONFIGURED and not child.asked_to_stop:
             self._after_misconfigured(child, seat, replacing=replacing)
         else:
             self._log_end(child, now, seat.restart_at - now if seat and refill else None)
         # Before it is ready a worker claims nothing. Perhaps there is no table to report it to.
-        if child.ready or (child.exit_code != MISCONFIGURED and self.failure is None):
+        if child.ready or (child.meant != MISCONFIGURED and self.failure is None):
             obituary = Obituary(
                 worker_id=child.worker_id,
-                exit_reason="drained" if child.exit_code == DRAINED else child.why(),
+                exit_reason="drained" if child.meant == DRAINED else child.why(),
                 started=child.started_tasks(),
                 tables=child.tables,
             )
@@ -243,9 +243,9 @@ class Crew:
     def _log_end(self, child: Child, now: float, restart_in: float | None) -> None:
         facts = {**child.facts, "reason": child.why(), "lived": round(child.lived(now), 1)}
         message, level = "worker ended", logging.WARNING
-        if child.asked_to_stop and child.exit_code in (DRAINED, -signal.SIGTERM):
+        if child.asked_to_stop and (child.meant == DRAINED or child.exit_code == -signal.SIGTERM):
             message, level = "worker drained", logging.INFO
-        elif child.exit_code in (DRAINED, REPLACE):
+        elif child.meant in (DRAINED, REPLACE):
             message = "solo worker finished" if child.solo else message
             level = logging.INFO
         if self.stopping and not child.ready:
@@ -277,7 +277,7 @@ class Crew:
             await self._report(obituary)
         except Exception:
             logger.exception("end of worker not reported", extra=child.facts)
-        if child.solo and child.exit_code != DRAINED:
+        if child.solo and child.meant != DRAINED:
             # Only now can a new one find the task that is under suspicion.
             self._suspects = True
             self.wake.set()

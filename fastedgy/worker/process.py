@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from fastedgy.app import running, without_http
 from fastedgy.config import QueuedTaskConfig, Settings
@@ -90,11 +91,21 @@ def watch_lifeline(loop: asyncio.AbstractEventLoop, fd: int, worker: Worker) -> 
     loop.add_reader(fd, closed)
 
 
-def main() -> int:
-    """Run one worker process."""
+def main() -> NoReturn:
+    """Run one worker process. Does not return: threads of sync functions that are left behind must
+    not keep it, as their rows say that they ended with it.
+    """
     assignment = read_assignment()
     report = Report(assignment.report)
     configure_logging(assignment.log_format, assignment.log_level)
+    code = run(assignment, report)
+    logging.shutdown()
+    sys.stdout.flush()
+    report.leave(code)
+
+
+def run(assignment: Assignment, report: Report) -> int:
+    """The worker's whole life. Returns the exit code."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work(assignment, report))

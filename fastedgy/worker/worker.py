@@ -262,7 +262,7 @@ class Worker:
     def orphaned(self) -> None:
         """The supervisor is gone: hand everything back and end, soon."""
         logger.warning("The supervisor is gone; worker %s hands its tasks back and ends", self.id)
-        threading.Timer(ORPHANED, os._exit, (REPLACE,)).start()
+        threading.Timer(ORPHANED, self._report.leave, (REPLACE,)).start()
         self._grace = ORPHANS_GRACE
         self.stop("its supervisor died")
         self._hurry.set()
@@ -344,7 +344,7 @@ class Worker:
         await self._claims.run(self._retire, until=lambda: True)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(REPLACE if self._exit_code == REPLACE else DRAINED)
+        self._report.leave(REPLACE if self._exit_code == REPLACE else DRAINED)
 
     async def _retire(self, connection: Connection) -> None:
         await workers.hand_back(
@@ -386,7 +386,7 @@ class Worker:
         self.watchdog.look(now)
         if self._lease_lost is not None and now - self._lease_lost > MARGIN and self.executor.busy:
             logger.error("A task goes on after the lease is over: the process ends")
-            os._exit(REPLACE)
+            self._report.leave(REPLACE)
 
     def _on_lease_lost(self) -> None:
         """Others may take our tasks now. In the heartbeat's thread: the loop may be blocked."""
@@ -396,7 +396,7 @@ class Worker:
         logger.error("Worker %s could not renew its lease; it interrupts what it runs", self.id)
         if self.executor.has_sync():
             logger.error("A sync function runs and cannot be interrupted: the process ends")
-            os._exit(REPLACE)
+            self._report.leave(REPLACE)
         self._from_thread(self.executor.interrupt)
 
     def _on_blocked(self) -> None:
@@ -416,7 +416,7 @@ class Worker:
                 asyncio.run(self._write_aside(outcomes, within=LAST_WRITES))
             except Exception:
                 logger.exception("The outcomes of a hanging worker were not written")
-            os._exit(REPLACE)
+            self._report.leave(REPLACE)
 
         threading.Thread(target=write_and_end, daemon=True).start()
 
@@ -440,7 +440,7 @@ class Worker:
             )
             if self.executor.has_sync():
                 logger.error("A sync function runs and cannot be interrupted: the process ends")
-                os._exit(REPLACE)
+                self._report.leave(REPLACE)
             self.executor.interrupt()
             self.replace("it was declared lost")
             self._hurry.set()

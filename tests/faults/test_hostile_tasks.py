@@ -14,7 +14,12 @@ from supervised import Supervised, enqueue, reaches, row_of
 Supervise = Callable[..., Supervised]
 
 
-@pytest.mark.parametrize(("how", "why"), [("exit", "exit code 7"), ("segfault", "SIGSEGV")])
+# 0, 3 and 78 are what a worker says itself when it ends its process: drained, to be replaced, of no
+# use. From a task they mean nothing.
+EXITS = [(f"exit code {code}", f"exit code {code}") for code in (7, 0, 3, 78)]
+
+
+@pytest.mark.parametrize(("how", "why"), [*EXITS, ("segfault", "SIGSEGV")])
 async def test_a_task_that_kills_its_worker_fails_with_how_it_died_and_its_neighbour_is_done(
     how: str, why: str, connection: asyncpg.Connection, supervise: Supervise, tmp_path: Path
 ) -> None:

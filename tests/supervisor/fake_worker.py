@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 assignment = json.loads(os.environ["FASTEDGY_WORKER"])
@@ -29,6 +28,11 @@ def note(line: str) -> None:
     os.write(diary, line.encode() + b"\n")  # may be interrupted by a signal's own note
 
 
+def leave(code: int) -> None:
+    report(event="leaving", code=code)
+    os._exit(code)
+
+
 def on_term(*_: object) -> None:
     global terms
     terms += 1
@@ -36,7 +40,7 @@ def on_term(*_: object) -> None:
     if not stubborn:
         report(event="draining")
         if terms > 1 or os.environ.get("FAKE_DRAIN") != "slow":
-            os._exit(0)
+            leave(0)
 
 
 def obey(order: str) -> None:
@@ -59,13 +63,15 @@ def obey(order: str) -> None:
     elif word == "silent":
         silent = True
     elif word == "exit":
+        leave(int(rest))
+    elif word == "abort":  # as a task may
         os._exit(int(rest))
     elif word == "die":
         signal.signal(int(rest), signal.SIG_DFL) if int(rest) != signal.SIGKILL else None
         os.kill(os.getpid(), int(rest))
     elif word == "refuse":
         report(event="failed", reason=rest)
-        os._exit(78)
+        leave(78)
 
 
 signal.signal(signal.SIGTERM, on_term)
@@ -78,7 +84,7 @@ while True:
     gone, _, _ = select.select([assignment["lifeline"]], [], [], 0.02)
     if gone:
         note("supervisor is gone")
-        sys.exit(0)
+        leave(0)
     lines = orders.read_text().splitlines() if orders.exists() else []
     for order in lines[done:]:
         obey(order)

@@ -73,6 +73,7 @@ class TestDeath:
         [
             (f"die {int(signal.SIGSEGV)}", "killed by SIGSEGV"),
             ("exit 1", "exit code 1"),
+            ("abort 0", "exit code 0"),
             (f"die {int(signal.SIGRTMIN) + 3}", f"killed by signal {int(signal.SIGRTMIN) + 3}"),
         ],
     )
@@ -84,6 +85,20 @@ class TestDeath:
         assert obituary.exit_reason == reason
         record = await stage.logged("worker ended")
         assert (record.reason, record.levelno, record.pid) == (reason, logging.WARNING, victim.pid)
+
+    @pytest.mark.parametrize("code", [0, 3, 78])
+    async def test_an_exit_code_that_was_not_announced_is_a_death(
+        self, stage: Stage, code: int
+    ) -> None:
+        stage.open(1)
+        [victim] = await stage.ready(1)
+        task = uuid4()
+        stage.order(victim, board(task))
+        await eventually(lambda: _assert(victim.board.started() == [task]))
+        stage.order(victim, f"abort {code}")
+        await stage.replaced(victim)
+        [obituary] = await stage.reported(1)
+        assert (obituary.exit_reason, obituary.started) == (f"exit code {code}", [task])
 
     async def test_the_restart_does_not_wait_for_the_database(self, stage: Stage) -> None:
         stage.open(1)

@@ -33,8 +33,8 @@ async def ping() -> int:
 async def die(how: str, seconds: float = 0.5) -> None:
     """Take the process along, after its neighbours have had the time to start."""
     await asyncio.sleep(seconds)
-    if how == "exit":
-        os._exit(7)
+    if how.startswith("exit code "):
+        os._exit(int(how.removeprefix("exit code ")))
     if how == "segfault":
         ctypes.string_at(0)
 
