@@ -354,6 +354,45 @@ async def test_hooks_run_around_each_attempt(hire: Hire) -> None:
 # Tasks that add tasks
 
 
+async def test_what_hooks_add_is_written_whatever_became_of_the_task(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    @on_post_run
+    def tell(task: Any, error: Any = None) -> None:
+        if not task.function.endswith(":echo"):
+            staff.tasks.add_task(shop_tasks.echo, f"{task.name} {error}")
+
+    try:
+        async with hire() as staff:
+            await staff.tasks.add_task(shop_tasks.greet, "a").wait(30)
+            failing = staff.tasks.task(max_retries=0).add_task(shop_tasks.third_time)
+            assert isinstance(await outcome(failing), TaskFailed)
+    finally:
+        clear_all_hooks()
+
+    told = await connection.fetch(
+        "SELECT args ->> 0 AS text FROM queued_tasks WHERE function LIKE '%:echo' ORDER BY id"
+    )
+    assert [row["text"] for row in told] == [
+        "shop_tasks.greet None", "shop_tasks.third_time attempt 1",
+    ]  # fmt: skip
+
+
+async def test_a_sync_task_may_run_a_loop_of_its_own(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    async with hire(concurrency=20) as staff:
+        tasks = staff.tasks
+        loops = [tasks.add_task(shop_tasks.add_in_own_loop, number) for number in range(12)]
+        others = [tasks.add_task(shop_tasks.adds, number) for number in range(30)]
+        for ref in loops:
+            assert await ref.wait(30) == "enqueued"
+        for ref in others:
+            await ref.wait(30)
+
+    assert await count(connection, "function LIKE '%:echo'") == 42
+
+
 async def test_what_a_task_adds_is_written_before_it_is_done(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:

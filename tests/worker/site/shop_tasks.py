@@ -40,6 +40,18 @@ seen: list[Any] = []
 leak: ContextVar[str] = ContextVar("leak", default="clean")
 
 
+def add_in_own_loop(number: int) -> str:
+    async def add() -> str:
+        ref = await get_service(QueuedTasks).add_task(echo, number)
+        return await ref.get_state()
+
+    return asyncio.run(add())
+
+
+async def adds(number: int) -> None:
+    await get_service(QueuedTasks).add_task(echo, number)
+
+
 def greet(name: str) -> str:
     return f"hello {name}"
 
