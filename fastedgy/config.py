@@ -124,6 +124,7 @@ class QueuedTaskConfig(_Checked):
 
     max_workers: PositiveInt = Field(
         default_factory=lambda: os.cpu_count() or 1,
+        le=1_000,
         validation_alias=_queue_names("max_workers"),
         description="Worker processes of one `queue start`. Default: the number of CPUs.",
     )
@@ -134,6 +135,7 @@ class QueuedTaskConfig(_Checked):
     )
     concurrency: PositiveInt = Field(
         100,
+        le=100_000,
         validation_alias=_queue_names("concurrency"),
         description="Tasks that one worker process runs at a time.",
     )

@@ -12,6 +12,9 @@ from typing import Any
 # What `@task(backoff=…)` comes down to: failed attempt (1, 2, …) in, seconds out.
 Policy = Callable[[int], float]
 
+CENTURY = 100 * 365 * 86_400.0
+"""The longest of all times. A timestamp far beyond it is none in Postgres, and none in Python."""
+
 
 def backoff(
     attempt: int,
@@ -85,7 +88,7 @@ class Steps:
 def seconds_of(value: Any) -> float:
     """A duration as people write it (seconds, or a timedelta) in seconds.
 
-    Raises ValueError when it is neither, negative or not finite.
+    Raises ValueError when it is neither, negative, not finite or more than 100 years.
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()
@@ -97,6 +100,8 @@ def seconds_of(value: Any) -> float:
         seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"{value!r} is not a finite, positive number of seconds")
+    if seconds > CENTURY:
+        raise ValueError(f"{value!r} is more than 100 years")
     return seconds
 
 

@@ -136,6 +136,13 @@ def loads(text: str | bytes) -> Any:
     return orjson.loads(text)
 
 
+def is_larger(limit: int, *texts: str) -> bool:
+    """Whether texts have more bytes than that in all, as they are stored (UTF-8)."""
+    if sum(map(len, texts)) * 4 <= limit:  # no character has more than four
+        return False
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts) > limit
+
+
 def clean(text: str, limit: int | None = None) -> str:
     """`text` as Postgres can store it: NUL and lone surrogates escaped, cut after `limit`."""
     if limit is not None and len(text) > limit:

@@ -206,7 +206,8 @@ def _formatted(msg: object, args: Any) -> str:
                 args = args[0]
             message %= args
     except Exception as error:  # the author's format does not fit its arguments
-        message = f"{msg!r} (its arguments do not fit: {type(error).__name__})"
+        shown = repr(msg) if type(msg) is str else _text_of(msg)
+        message = f"{shown} (its arguments do not fit: {type(error).__name__})"
     return clean(message, _LONGEST_MESSAGE)
 
 

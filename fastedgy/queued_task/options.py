@@ -6,7 +6,7 @@ import inspect
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, overload
 
@@ -22,7 +22,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
 _INT4 = 2**31 - 1
-_CENTURY = 100 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +218,17 @@ def _checked(
         try:
             options[name] = check(value)
         except ValueError as error:
-            raise InvalidOption(f"{where}: {word}={value!a} makes no sense: {error}.") from None
+            raise InvalidOption(
+                f"{where}: {word}={_shown(value)} makes no sense: {error}."
+            ) from None
     if "delay" in options and "at" in options:
         raise InvalidOption(f"{where}: delay= and at= say the same thing; give one of them.")
     return options
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 # Words of other systems, for the error message.
@@ -279,6 +285,13 @@ def _text(longest: int) -> Callable[[Any], str]:
     return check
 
 
+def _name(value: Any) -> str:
+    name = _text(200)(value)
+    if not name.isprintable():
+        raise ValueError("it has a line break, or another character that cannot be printed")
+    return name
+
+
 def _queue(value: Any) -> str:
     name = _text(100)(value)
     if name != name.strip() or "," in name or not name.isprintable():
@@ -300,15 +313,8 @@ def _integer(least: int) -> Callable[[Any], int]:
     return check
 
 
-def _delay(value: Any) -> float:
-    seconds = seconds_of(value)
-    if seconds > _CENTURY:
-        raise ValueError("it must be at most 100 years")
-    return seconds
-
-
 def _timeout(value: Any) -> float:
-    seconds = _delay(value)
+    seconds = seconds_of(value)
     if seconds == 0:
         raise ValueError("it must be above 0")
     return seconds
@@ -319,6 +325,10 @@ def _at(value: Any) -> datetime:
         raise ValueError("it must be a datetime")
     if value.utcoffset() is None:
         raise ValueError("it has no time zone; write datetime(…, tzinfo=…)")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("there is no such moment in UTC") from None
     return value
 
 
@@ -357,10 +367,10 @@ def _is_group(value: Any) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "name": _text(200),
+    "name": _name,
     "queue": _queue,
     "priority": _integer(-_INT4 - 1),
-    "delay": _delay,
+    "delay": seconds_of,
     "at": _at,
     "max_retries": _integer(0),
     "timeout": _timeout,

@@ -38,15 +38,19 @@ class Uniqueness:
 
 USUAL = Uniqueness()
 
+_OF_KEYS = {
+    "unique_for": "how long unique_key= counts",
+    "unique_while": "how long unique_key= counts",
+    "on_duplicate": "what happens where unique_key= is taken",
+}
+
 
 def uniqueness(options: TaskOptions, where: str) -> Uniqueness:
     """What the options of a task say about duplicates. Raises InvalidOption."""
     if options.unique_key is None:
-        for word in ("unique_for", "unique_while"):
+        for word, says in _OF_KEYS.items():
             if getattr(options, word) is not None:
-                raise InvalidOption(
-                    f"{where}: {word}= says how long unique_key= counts; give both."
-                )
+                raise InvalidOption(f"{where}: {word}= says {says}; give both.")
         return USUAL
     answer = options.on_duplicate or "existing"
     scope = options.unique_while or ("waiting" if answer == "replace" else "unfinished")

@@ -13,6 +13,7 @@ from fastedgy.garbage import uncollected
 from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.callables import TaskAmongArguments
 from fastedgy.queued_task.closures import pack
+from fastedgy.queued_task.encoding import is_larger
 from fastedgy.queued_task.functions import (
     REDACTED,
     TaskFunction,
@@ -147,7 +148,7 @@ class TaskMaker:
             given = Given()
             encoded_args, encoded_kwargs = function.bind_tasks(args, kwargs, given.id_of)
         config = self._service.config
-        if len(encoded_args) + len(encoded_kwargs) > config.max_result_size:
+        if is_larger(config.max_result_size, encoded_args, encoded_kwargs):
             raise _too_large(function, encoded_args, encoded_kwargs, config)
         key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
         ref = QueuedTaskRef(self._service, id if key is None else None)
@@ -186,7 +187,7 @@ def _too_large(
     function: TaskFunction, args: str, kwargs: str, config: QueuedTaskConfig
 ) -> InvalidArguments:
     return InvalidArguments(
-        f"{function.name}: its arguments have {len(args) + len(kwargs):,} bytes as JSON; "
+        f"{function.name}: its arguments have {len((args + kwargs).encode()):,} bytes as JSON; "
         f"QUEUE_MAX_RESULT_SIZE is {config.max_result_size:,}. Store them elsewhere, and pass "
         "where they are."
     )

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
 
 
+IN_TRANSACTION = (
+    "wait() inside the transaction that is to write the task would never end: no worker sees the "
+    "task before the commit. Leave the transaction first."
+)
+
+
 def task_id(id: UUID | str) -> UUID:
     """The id that is meant. Raises InvalidTaskId for what cannot be one."""
     if isinstance(id, UUID):
@@ -103,10 +109,7 @@ class QueuedTaskRef:
     async def _wait(self) -> Any:
         service = self._service
         if self._pending is not None and service._in_transaction():
-            raise InvalidTransition(
-                "wait() inside the transaction that is to write the task would never end: no "
-                "worker sees the task before the commit. Leave the transaction first."
-            )
+            raise InvalidTransition(IN_TRANSACTION)
         pending, looked_at, name = self._pending, True, ""
         if pending is not None:
             name = pending.spec.name
@@ -128,6 +131,8 @@ class QueuedTaskRef:
                 row = await service._repeatedly(
                     lambda connection, _: watch.mark_awaited(connection, service._tables, id)
                 )
+                if row is None and service._in_transaction():  # it was flushed into that, perhaps
+                    raise InvalidTransition(IN_TRANSACTION)
                 if row is None:
                     raise TaskNotFound(id)
                 if row["state"] in ENDED:

@@ -12,7 +12,7 @@ from asyncpg import Record
 
 from fastedgy.errors import InvalidTransition, TaskCancelled, TaskNotFound, TaskOutcomeError
 from fastedgy.queued_tasks.outcome import ENDED, error_of, in_time, result_of
-from fastedgy.queued_tasks.ref import QueuedTaskRef
+from fastedgy.queued_tasks.ref import IN_TRANSACTION, QueuedTaskRef
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import watch
 
@@ -56,10 +56,7 @@ class _Wait:
         service = self._service
         pending = [ref._pending for ref in self._refs if ref._pending is not None]
         if pending and service._in_transaction():
-            raise InvalidTransition(
-                "wait() inside the transaction that is to write the tasks would never end: no "
-                "worker sees them before the commit. Leave the transaction first."
-            )
+            raise InvalidTransition(IN_TRANSACTION)
         for each in pending:
             each.awaited = True
         waiter = service._waiter()
@@ -102,6 +99,8 @@ class _Wait:
                     error = error_of(row)
                     self._take(row["id"], result_of(row) if error is None else error)
             for id in missing:
+                if first and self._service._in_transaction():
+                    raise InvalidTransition(IN_TRANSACTION)
                 if first:
                     raise TaskNotFound(id)
                 self._take(id, TaskCancelled(id=id, name="", reason="its row was deleted"))

@@ -64,8 +64,9 @@ SWEEP = 0.1
 more than a short task itself."""
 STUBBORN = 10.0
 """Seconds after its timeout for which a task may ignore its cancellation."""
-UNKNOWN_AGAIN = 10.0
-"""Seconds after which a task whose function is unknown is offered to the workers again."""
+UNKNOWN_AGAIN, UNKNOWN_LATER = 0.5, 10.0
+"""Seconds after which a task whose function is unknown is offered to the workers again: at first,
+and at most, doubling with each that does not know it. Another release may be there already."""
 
 _post_run = hooks.registered("post_run")
 _middleware = registered()
@@ -224,7 +225,8 @@ class Executor:
                 target = describe_closure(unpack(closure, self._config.signing_keys))
         except FunctionNotFound as error:
             self._counters.unknown += 1
-            outcome = outcomes.unknown(row["id"], row["run"], now, now, UNKNOWN_AGAIN, str(error))
+            again = min(UNKNOWN_AGAIN * 2 ** min(max(row["run"] - 1, 0), 10), UNKNOWN_LATER)
+            outcome = outcomes.unknown(row["id"], row["run"], now, now, again, str(error))
             self._completer.put(outcome)
             return
         except (FunctionRefused, ClosureRefused, SignatureRefused) as error:

@@ -65,15 +65,17 @@ class Notifier:
         """Listen until `stop`; after a loss again, and then everybody looks for what was missed."""
         if not self._config.use_postgresql_notify:
             return
-        pause = 0.05
+        pause, away = 0.05, False
         while not self._stopping.is_set():
             try:
                 await self._listen()
-                pause = 0.05
+                pause, away = 0.05, False
             except Exception as error:
                 self._counters.connections_lost += 1
                 if is_outage(error):
-                    logger.warning("The listener was lost (%s); polling until it is back", error)
+                    level = logging.DEBUG if away else logging.WARNING
+                    away = True
+                    logger.log(level, "The listener was lost (%s); polling until it is back", error)
                 else:
                     self._counters.errors += 1
                     logger.exception("The listener failed; polling until it is back")

@@ -12,7 +12,7 @@ from fastedgy.database import caller_transaction
 from fastedgy.errors import InvalidStep
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.backoff import seconds_of
-from fastedgy.queued_task.encoding import NotEncodable, dumps, fault_of
+from fastedgy.queued_task.encoding import NotEncodable, dumps, fault_of, is_larger
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import events
 from fastedgy.store.claim import Lane
@@ -24,7 +24,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LONGEST_KEY = 500
-_CENTURY = 100 * 365 * 86_400.0
 
 
 @overload
@@ -68,8 +67,6 @@ def sleep(duration: float | timedelta, *, name: str | None = None) -> Awaitable[
         seconds = seconds_of(duration)
     except ValueError as error:
         raise InvalidStep(f"sleep({duration!r}): {error}.") from None
-    if seconds > _CENTURY:
-        raise InvalidStep(f"sleep({duration!r}): it must be at most 100 years.")
     journal = journal_of("sleep")
     call = journal.call(name or journal.unnamed("sleep"), "sleep")
     return journal.wait(call, event=None, seconds=seconds)
@@ -86,7 +83,7 @@ def wait_for_event(
     """
     _check_key(key)
     try:
-        seconds = None if timeout is None else min(seconds_of(timeout), _CENTURY)
+        seconds = None if timeout is None else seconds_of(timeout)
     except ValueError as error:
         raise InvalidStep(f"wait_for_event(timeout={timeout!r}): {error}.") from None
     journal = journal_of("wait_for_event")
@@ -109,9 +106,9 @@ async def send_event(key: str, payload: Any = None) -> bool:
         text = dumps(payload)
     except NotEncodable as error:
         raise InvalidStep(f"The payload of the event {key!r} cannot be stored: {error}.") from None
-    if len(text) > service.config.max_result_size:
+    if is_larger(service.config.max_result_size, text):
         raise InvalidStep(
-            f"The payload of the event {key!r} has {len(text):,} bytes as JSON; "
+            f"The payload of the event {key!r} has {len(text.encode()):,} bytes as JSON; "
             f"QUEUE_MAX_RESULT_SIZE is {service.config.max_result_size:,}. Send where it is."
         )
     if service._in_transaction():

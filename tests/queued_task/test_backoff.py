@@ -59,9 +59,9 @@ def test_words_of_a_task_about_its_end() -> None:
     assert str(Discard()) == "discarded by the task itself"
 
 
-@pytest.mark.parametrize("after", [-1, "5", math.nan, True])
+@pytest.mark.parametrize("after", [-1, "5", math.nan, True, 1e14])
 def test_impossible_waits_of_a_task(after: object) -> None:
-    with pytest.raises(ValueError, match="seconds"):
+    with pytest.raises(ValueError, match="seconds|100 years"):
         Retry(after=after)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="seconds"):
+    with pytest.raises(ValueError, match="seconds|100 years"):
         Snooze(after)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import task_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, loads
+from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, is_larger, loads
 
 ID = UUID("0190a4d2-0000-7000-8000-000000000001")
 UTC = dt.UTC
@@ -169,3 +169,16 @@ def test_either_it_is_refused_or_it_comes_back_unchanged(value: object) -> None:
 )
 def test_text_of_others_is_made_storable(text: str, limit: int | None, cleaned: str) -> None:
     assert clean(text, limit) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("limit", "texts", "larger"),
+    [
+        (3, ("abc",), False), (2, ("abc",), True), (3, ("ab", "cd"), True), (4, ("éé",), False),
+        (3, ("éé",), True), (1_000, ("é" * 500, ""), False), (999, ("é" * 500,), True),
+    ],
+)  # fmt: skip
+def test_sizes_are_bytes_as_they_are_stored(
+    limit: int, texts: tuple[str, ...], larger: bool
+) -> None:
+    assert is_larger(limit, *texts) is larger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -71,7 +71,9 @@ def test_options_of_a_function() -> None:
         ({"queue": "a\x00"}, "NUL"),
         ({"channel": "\ud800"}, r"channel='\\ud800' makes no sense"),
         ({"queue": "a", "channel": "b"}, "the same option"),
+        ({"queue": "x" * 100_000}, r"queue='x{199}… makes no sense"),
         ({"name": "  "}, "must not be empty"),
+        ({"name": "a\nb"}, "cannot be printed"),
         ({"priority": "high"}, "must be an integer"),
         ({"priority": True}, "must be an integer"),
         ({"priority": 1.0}, "must be an integer"),
@@ -83,11 +85,12 @@ def test_options_of_a_function() -> None:
         ({"delay": "60"}, "neither a number of seconds nor a timedelta"),
         ({"delay": True}, "neither a number"),
         ({"delay": 10**400}, "not a finite"),
-        ({"delay": 1e12}, "at most 100 years"),
+        ({"delay": 1e12}, "more than 100 years"),
         ({"timeout": 0}, "must be above 0"),
         ({"timeout": timedelta(seconds=-1)}, "not a finite"),
         ({"at": datetime(2030, 1, 1)}, "it has no time zone"),
         ({"at": "tomorrow"}, "must be a datetime"),
+        ({"at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))}, "no such moment"),
         ({"at": SOON, "delay": 1}, "say the same thing"),
         ({"unique_key": 7}, "must be text"),
         ({"unique_key": ""}, "must not be empty"),

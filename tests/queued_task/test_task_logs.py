@@ -136,6 +136,11 @@ class Unprintable(Exception):
         raise RuntimeError("no")
 
 
+class Unnameable(Unprintable):
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
 def test_hostile_records_do_no_harm(logger: logging.Logger) -> None:
     logging.getLogger(NAME).setLevel(logging.CRITICAL)
     with TaskContext() as run:
@@ -144,6 +149,7 @@ def test_hostile_records_do_no_harm(logger: logging.Logger) -> None:
         logger.info("x" * 200_000)
         logger.info(Unprintable())
         logger.info("%s", Unprintable())
+        logger.info(Unnameable(), 1)
         try:
             raise Unprintable
         except Unprintable:
@@ -153,10 +159,11 @@ def test_hostile_records_do_no_harm(logger: logging.Logger) -> None:
     assert "its arguments do not fit" in messages[0]
     assert messages[1] == "a\\x00b\\ud800"
     assert len(messages[2]) < 100_100
-    assert len(lines) == 6
+    assert "cannot be printed" in messages[5]
+    assert len(lines) == 7
     for line in lines:
         "".join(text for text in line if isinstance(text, str)).encode()
-    assert "cannot be printed" in str(lines[5][4])
+    assert "cannot be printed" in str(lines[6][4])
 
 
 def test_lines_beyond_the_limit_are_dropped_and_counted(logger: logging.Logger) -> None:

@@ -21,6 +21,7 @@ from fastedgy.errors import InvalidTransition, ParentNotFound, TaskNotFound
 from fastedgy.ids import new_id
 from fastedgy.orm import Database, registry
 from fastedgy.queued_tasks import QueuedTasks
+from fastedgy.queued_tasks.waiting import wait_all
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -142,6 +143,12 @@ async def test_waiting_inside_the_transaction_that_writes_is_refused(tasks: Queu
     async with tasks, opened():
         with pytest.raises(InvalidTransition, match="Leave the transaction first"):
             await tasks.add_task(send, "a").wait(timeout=30)
+        ref = tasks.add_task(send, "a")
+        await tasks.flush()
+        with pytest.raises(InvalidTransition, match="Leave the transaction first"):
+            await ref.wait(timeout=30)
+        with pytest.raises(InvalidTransition, match="Leave the transaction first"):
+            await wait_all([ref], timeout=30)
 
 
 # tasks.transaction()

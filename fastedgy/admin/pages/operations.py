@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from fastedgy.admin.auth import Identity
-from fastedgy.admin.pages.site import Site, back
+from fastedgy.admin.pages.site import WITHOUT_NUL, Site, back
 from fastedgy.admin.pages.words import clock, count, span
 from fastedgy.admin.service import QueueAdmin
 from fastedgy.admin.types import QueueInfo, TaskFilter
@@ -37,7 +37,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
     """Add them to the pages' router."""
     read = Annotated[Identity, Depends(site.auth.read)]
     write = Annotated[Identity, Depends(site.auth.write)]
-    name_of = Annotated[str, Form(min_length=1, max_length=200)]
+    name_of = Annotated[str, Form(min_length=1, max_length=200, pattern=WITHOUT_NUL)]
 
     @router.get("/queues")
     async def queues(

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from fastedgy.admin.auth import Identity
 from fastedgy.admin.pages.day import lanes_of
-from fastedgy.admin.pages.site import Site, back
+from fastedgy.admin.pages.site import WITHOUT_NUL, Site, back
 from fastedgy.admin.pages.words import clock, count, span
 from fastedgy.admin.service import QueueAdmin
 from fastedgy.dependencies import Inject
@@ -30,7 +30,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
     """Add them to the pages' router."""
     read = Annotated[Identity, Depends(site.auth.read)]
     write = Annotated[Identity, Depends(site.auth.write)]
-    name_of = Annotated[str, Form(min_length=1, max_length=200)]
+    name_of = Annotated[str, Form(min_length=1, max_length=200, pattern=WITHOUT_NUL)]
 
     @router.get("/schedules")
     async def schedules(
@@ -79,7 +79,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
     async def edit(
         request: Request,
         who: read,
-        name: Annotated[str, Query(min_length=1, max_length=200)],
+        name: Annotated[str, Query(min_length=1, max_length=200, pattern=WITHOUT_NUL)],
         scheduler: Scheduler = Inject(Scheduler),
     ) -> Response:
         """The form that changes a timetable, with the next times of what is in it."""

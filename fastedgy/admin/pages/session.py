@@ -65,4 +65,5 @@ def add_routes(router: APIRouter, site: Site) -> None:
 def _inside(path: str) -> str:
     """A path below the pages; anything that could lead elsewhere is the first page."""
     inside = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    inside = inside and ".." not in path.split("?")[0].split("/")
     return path if inside else "/"

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from fastedgy.admin.auth import Identity
-from fastedgy.admin.pages.site import Site, back
+from fastedgy.admin.pages.site import WITHOUT_NUL, Site, back
 from fastedgy.admin.pages.squares import hosts_of, linked_each
 from fastedgy.admin.pages.words import clock, count
 from fastedgy.admin.service import QueueAdmin
@@ -22,7 +22,7 @@ def add_routes(router: APIRouter, site: Site) -> None:
     """Add them to the pages' router."""
     read = Annotated[Identity, Depends(site.auth.read)]
     write = Annotated[Identity, Depends(site.auth.write)]
-    name_of = Annotated[str, Form(min_length=1, max_length=500)]
+    name_of = Annotated[str, Form(min_length=1, max_length=500, pattern=WITHOUT_NUL)]
 
     @router.get("/workers")
     async def workers(

@@ -160,6 +160,7 @@ def test_signing_in_leads_nowhere_else(nobody: httpx.Client, after: str) -> None
     ("/tasks?state=odd", 400), ("/tasks?since=soon", 400), ("/tasks?cursor=odd", 400),
     ("/tasks?tree=x", 400), ("/tasks/7", 422), (f"/tasks/{NEVER}", 404),
     (f"/find?q={NEVER}", 404), ("/schedules/edit?name=nowhere", 404), ("/audit?cursor=x", 400),
+    ("/schedules/edit?name=%00", 422),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_answered_by_a_page(
     ann: httpx.Client, path: str, status: int
@@ -180,6 +181,10 @@ def test_what_makes_no_sense_is_answered_by_a_page(
     ("/queues/limits", {"name": "q", "max_running": "0"}, 400),
     ("/queues/limits", {"name": "q", "rate": "nan"}, 400),
     ("/queues/pause", {}, 422),
+    ("/queues/pause", {"name": "\x00"}, 422),
+    ("/breakers/reset", {"name": "a\x00"}, 422),
+    ("/schedules/run", {"name": "\x00"}, 422),
+    ("/workers/drain", {"name": "\x00"}, 422),
     ("/schedules/odd", {"name": "nightly report"}, 400),
     ("/schedules/save", {"name": "nightly report", "kind": "cron", "when": "x"}, 400),
     ("/schedules/save", {"name": "nightly report", "kind": "odd", "when": "x"}, 400),
