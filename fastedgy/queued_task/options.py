@@ -285,13 +285,6 @@ def _text(longest: int) -> Callable[[Any], str]:
     return check
 
 
-def _name(value: Any) -> str:
-    name = _text(200)(value)
-    if not name.isprintable():
-        raise ValueError("it has a line break, or another character that cannot be printed")
-    return name
-
-
 def _queue(value: Any) -> str:
     name = _text(100)(value)
     if name != name.strip() or "," in name or not name.isprintable():
@@ -367,7 +360,7 @@ def _is_group(value: Any) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "name": _name,
+    "name": _text(200),
     "queue": _queue,
     "priority": _integer(-_INT4 - 1),
     "delay": seconds_of,

@@ -106,6 +106,9 @@ class _Flush:
             await self._service._here().commits.write(self._tasks, self._cancellations, again=True)
             if self._drafts:
                 await self._run_hooks("post_create")
+            if self._buffer.closed:  # nobody comes for what hooks have added
+                tasks, cancellations = self._buffer.take()
+                await _Flush(self._service, self._buffer, tasks, cancellations).run(None)
         except BaseException as error:
             self._drop()
             logger.exception("Tasks whose enqueueing was cancelled are lost")

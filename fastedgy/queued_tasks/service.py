@@ -55,7 +55,9 @@ class QueuedTasks:
     - by `await` on a ref, or `await tasks.flush()`: then. Inside an open transaction of the
       application's database `flush` writes with that transaction.
     - inside `async with tasks.transaction():` with that block's transaction.
-    - elsewhere in a running event loop: at once, in the background.
+    - elsewhere in a running event loop, and in threads: at once, in the background.
+
+    What has begun to be written is written, also if who waits for it is cancelled.
     """
 
     def __init__(

@@ -91,7 +91,11 @@ async def test_wait_learns_of_the_end_at_once(
     ref = tasks.add_task(send, "a")
     waiting = waits_for(ref)
     record = await taken(connection)
-    assert (await read(connection, record["id"]))["awaited"]
+
+    async def is_awaited() -> None:
+        assert (await read(connection, record["id"]))["awaited"]
+
+    await eventually(is_awaited)
     began = time.monotonic()
     await finish_done(connection, TABLES, [outcome(record, result="1")], channels=CHANNELS)
 

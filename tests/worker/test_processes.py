@@ -222,7 +222,9 @@ async def test_a_process_that_finds_no_tables_names_the_command(
     process = crew.begin(url=empty_database_url)
 
     assert await process.ended() == 78
-    assert "fastedgy db migrate" in process.reports[-1]["reason"]
+    complaint, last = process.reports[-2:]
+    assert "fastedgy db migrate" in complaint["reason"]
+    assert last == {"event": "leaving", "code": 78}
 
 
 async def test_beats_tell_the_supervisor_how_busy_it_is(
