@@ -221,8 +221,8 @@ class NoOpenBuffer(FastEdgyError, RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "add_task() was called outside a route, a task and a running event loop, so nothing "
-            "would write the task. In a script, use `async with QueuedTasks() as tasks:`."
+            "add_task() was called where no event loop runs and no application or script is open; "
+            "nothing would write the task. In a script, use `async with QueuedTasks() as tasks:`."
         )
 
 

@@ -69,12 +69,22 @@ class Pending(NewTask):
         return not self.wanted and self.unique_key is None and self.ref._state is None
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, if it has one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 @dataclass(slots=True)
 class Buffer:
     """Tasks that will be written together.
 
     `is_loose`: at no end of anything, but in the background. `unfinished`: a write of what was in
-    it whose caller was cancelled; it returns what went wrong.
+    it that goes on although its caller was cancelled; it returns what went wrong. `loop`: where it
+    is written at its end. `origin`: the buffer of another loop that this was taken from. `again`:
+    what is in it may be rows already.
     """
 
     tasks: list[Pending] = field(default_factory=list)
@@ -83,6 +93,9 @@ class Buffer:
     is_loose: bool = False
     unfinished: asyncio.Task[BaseException | None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loop: asyncio.AbstractEventLoop | None = field(default_factory=running_loop)
+    origin: Buffer | None = None
+    again: bool = False
 
     def take(self) -> tuple[list[Pending], dict[UUID, Wish]]:
         """All that is in it; it is empty afterwards."""
@@ -96,6 +109,7 @@ class Buffer:
         """What was taken is not being written after all."""
         for pending in tasks:
             pending.on_its_way = False
+            pending.buffer = self
         self.tasks[:0] = tasks
         self.cancellations = {**cancellations, **self.cancellations}
         if self.closed:
@@ -108,6 +122,15 @@ class Buffer:
             pending.buffer = self
         self.tasks += other.tasks
         self.cancellations |= other.cancellations
+
+    def moved(self) -> Buffer:
+        """One for this loop with what is in it, which goes back if it cannot be written here."""
+        moved = Buffer(origin=self)
+        for pending in self.tasks:
+            pending.buffer = moved
+        moved.tasks, self.tasks = self.tasks, []
+        moved.cancellations, self.cancellations = self.cancellations, {}
+        return moved
 
     def drop(self) -> None:
         """Forget what is in it: the route raised, or the block was undone."""

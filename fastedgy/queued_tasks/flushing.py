@@ -11,8 +11,10 @@ from uuid import UUID
 import orjson
 from asyncpg import Connection
 
+from fastedgy.errors import FastEdgyError, InvalidContext
 from fastedgy.queued_task import hooks
-from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer
+from fastedgy.queued_task.encoding import NotEncodable, dumps
+from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer, running_loop
 from fastedgy.queued_tasks.writing import without_cancelled, write
 from fastedgy.store.newtask import NewTask
 
@@ -49,21 +51,44 @@ async def flush(service: QueuedTasks, buffer: Buffer, connection: Connection | N
     On the caller's connection, or without one on the service's own. Then what has begun is seen to
     its end, even if the caller is cancelled, and whoever writes the same buffer next has its error.
     """
+    if connection is None and buffer.loop not in (None, running_loop()):
+        buffer = buffer.moved()
     async with buffer.lock:
         while buffer.unfinished is not None:
-            error = await asyncio.shield(buffer.unfinished)
-            buffer.unfinished = None
-            if error is not None:
+            error = await _end_of(buffer.unfinished, buffer)
+            if error is not None and not buffer.is_loose:  # there it is somebody else's
                 raise error
         while buffer:
             tasks, cancellations = buffer.take()
-            await _Flush(service, buffer, tasks, cancellations).run(connection)
+            one = _Flush(service, buffer, tasks, cancellations)
+            if connection is not None:
+                await one.on(connection)
+            elif _pre_create or _post_create:
+                # Hooks are not cut off in the middle either.
+                buffer.unfinished = service._here().finish(one.to_the_end())
+                try:
+                    error = await _end_of(buffer.unfinished, buffer)
+                except asyncio.CancelledError:
+                    one.abandoned = True
+                    raise
+                if error is not None:
+                    raise error
+            else:
+                await one.run()
+
+
+async def _end_of(
+    writing: asyncio.Task[BaseException | None], buffer: Buffer
+) -> BaseException | None:
+    error = await asyncio.shield(writing)
+    buffer.unfinished = None
+    return error
 
 
 class _Flush:
-    """What was in a buffer at one moment."""
+    """What was in a buffer at one moment. `abandoned`: who wanted it written was cancelled."""
 
-    __slots__ = ("_buffer", "_cancellations", "_drafts", "_service", "_tasks")
+    __slots__ = ("_buffer", "_cancellations", "_drafts", "_service", "_tasks", "abandoned")
 
     def __init__(
         self,
@@ -77,58 +102,82 @@ class _Flush:
         self._tasks = without_cancelled(tasks)
         self._cancellations = cancellations
         self._drafts: Sequence[TaskDraft] = ()
+        self.abandoned = False
 
-    async def run(self, connection: Connection | None) -> None:
-        if _pre_create or _post_create:
-            await self._draft()
+    async def on(self, connection: Connection) -> None:
+        """Write it on the caller's connection, hooks included."""
         try:
-            if connection is not None:
-                await write(connection, self._service, self._tasks, self._cancellations)
-            else:
-                self._warn_of_late()
-                await self._service._here().commits.write(self._tasks, self._cancellations)
+            self._buffer.take_over(await self._draft())
+            await write(connection, self._service, self._tasks, self._cancellations)
+        except BaseException:
+            self._drop()
+            raise
+        self._buffer.take_over(await self._run_hooks("post_create"))
+
+    async def run(self) -> None:
+        """Write it. No hooks: where there are none, it takes no asyncio task of its own."""
+        try:
+            self._warn_of_late()
+            await self._write(again=self._buffer.again)
         except asyncio.CancelledError:
-            if connection is None:
-                # The caller is cancelled, not what it wanted written.
-                self._buffer.unfinished = self._service._here().finish(self._finished())
-            else:
-                self._drop()
+            # The caller is cancelled, not what it wanted written.
+            self.abandoned = True
+            origin = self._buffer.origin
+            if origin is None:
+                finishing = self.to_the_end(again=True)
+                self._buffer.unfinished = self._service._here().finish(finishing)
+            else:  # this loop may be about to end; that one's end sees to it
+                origin.again = True
+                origin.put_back(self._tasks, self._cancellations)
             raise
         except BaseException:
             self._drop()
             raise
-        if self._drafts:
-            await self._run_hooks("post_create")
 
-    async def _finished(self) -> BaseException | None:
-        """Write what may be written already. Returns what went wrong."""
+    async def to_the_end(self, *, again: bool = False) -> BaseException | None:
+        """Write it, with hooks and what they add. Returns what went wrong.
+
+        `again`: it may be written already.
+        """
         try:
-            await self._service._here().commits.write(self._tasks, self._cancellations, again=True)
-            if self._drafts:
-                await self._run_hooks("post_create")
-            if self._buffer.closed:  # nobody comes for what hooks have added
-                tasks, cancellations = self._buffer.take()
-                await _Flush(self._service, self._buffer, tasks, cancellations).run(None)
+            added = await self._draft()
+            self._warn_of_late()
+            await self._write(again=again or self._buffer.again)
+            await flush(self._service, added, None)
+            await flush(self._service, await self._run_hooks("post_create"), None)
+        except asyncio.CancelledError:
+            self._drop()
+            error = FastEdgyError("The event loop ended before the tasks were written.")
+            logger.error("Tasks that were being written are lost: their event loop has ended")
+            return error
         except BaseException as error:
             self._drop()
-            logger.exception("Tasks whose enqueueing was cancelled are lost")
+            if self.abandoned:
+                logger.exception("Tasks whose enqueueing was cancelled are lost")
             return error
         return None
 
-    async def _draft(self) -> None:
-        """Run the hooks that may still change a task."""
-        self._drafts = [TaskDraft(pending) for pending in self._tasks]
-        try:
-            await self._run_hooks("pre_create")
-        except BaseException:  # cancelled: a failing hook is logged
-            self._buffer.put_back(self._tasks, self._cancellations)
-            raise
-        for pending, draft in zip(self._tasks, self._drafts, strict=True):
-            pending.context = orjson.dumps(draft.context).decode()
+    async def _write(self, *, again: bool) -> None:
+        await self._service._here().commits.write(self._tasks, self._cancellations, again=again)
 
-    async def _run_hooks(self, kind: hooks.Kind) -> None:
-        """What hooks add has a buffer of its own, since they may wait for it while this one is
-        being written. The rest of it goes with what comes next.
+    async def _draft(self) -> Buffer:
+        """Run the hooks that may still change a task. Returns what they have added."""
+        if not (_pre_create or _post_create):
+            return Buffer()
+        self._drafts = [TaskDraft(pending) for pending in self._tasks]
+        added = await self._run_hooks("pre_create")
+        for pending, draft in zip(self._tasks, self._drafts, strict=True):
+            try:
+                pending.context = dumps(draft.context)
+            except NotEncodable as error:
+                raise InvalidContext(
+                    f"{draft.name}: the context that on_pre_create hooks have left: {error}."
+                ) from None
+        return added
+
+    async def _run_hooks(self, kind: hooks.Kind) -> Buffer:
+        """Returns the buffer of what they have added: one of its own, since they may wait for it
+        while this one is being written.
         """
         outer, own = open_buffer.get(), Buffer()
         open_buffer.set(own)
@@ -137,7 +186,7 @@ class _Flush:
                 await hooks.run_hooks(kind, draft)
         finally:
             open_buffer.set(outer)
-            self._buffer.take_over(own)
+        return own
 
     def _drop(self) -> None:
         for pending in self._tasks:

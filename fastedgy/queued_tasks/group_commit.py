@@ -23,6 +23,8 @@ PATIENCE = 0.1
 """Seconds after which a write that takes long is not waited for any more: it may be stuck."""
 SMALL = 100
 """Tasks up to which a write goes with others. A large one would only hold them up."""
+MOST = 100
+"""Writes that go together at most."""
 
 _Waiting = tuple[list[Pending], "asyncio.Future[bool]"]
 
@@ -72,12 +74,15 @@ class GroupCommit:
         """Wait for the statement that writes these as well. False: it failed, for whatever reason,
         and each is to be written alone, to have its own error or none.
         """
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[bool] = loop.create_future()
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((tasks, turn))
         if self._timer is None:
-            self._timer = loop.call_later(PATIENCE, self._next, context=Context())
+            self._set_timer()
         return await turn
+
+    def _set_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(PATIENCE, self._next, context=Context())
 
     def _next(self) -> None:
         """Write what waits."""
@@ -86,9 +91,11 @@ class GroupCommit:
         self._timer.cancel()
         self._timer = None
         waiting = [each for each in self._waiting if not each[1].done()]  # not the cancelled ones
-        self._waiting = []
+        waiting, self._waiting = waiting[:MOST], waiting[MOST:]
         if not waiting:
             return
+        if self._waiting:
+            self._set_timer()
         self._under_way += 1
         # Not in the asyncio task of one of them: its request may be cancelled.
         writer = asyncio.get_running_loop().create_task(

@@ -33,7 +33,7 @@ class Here:
 
     def write_soon(self) -> None:
         """Write what is loose, in the background."""
-        if self._writing is None:
+        if self._writing is None or self._writing.done():
             self._writing = self.loop.create_task(
                 self._write_loose(), name="fastedgy background enqueue"
             )
@@ -41,7 +41,7 @@ class Here:
     def finish(
         self, work: Coroutine[Any, Any, BaseException | None]
     ) -> asyncio.Task[BaseException | None]:
-        """See a write to its end, though whoever wanted it was cancelled."""
+        """See a write to its end, even if whoever wants it is cancelled."""
         task = self.loop.create_task(work, name="fastedgy enqueue")
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
@@ -56,12 +56,16 @@ class Here:
     async def close(self) -> None:
         """Return when nothing is on its way any more."""
         await asyncio.sleep(0)  # what a thread has added a moment ago
-        while self._writing is not None or self._unfinished:
-            own = () if self._writing is None else (self._writing,)
-            await asyncio.gather(*own, *self._unfinished, return_exceptions=True)
+        while under_way := self._under_way():
+            await asyncio.gather(*under_way, return_exceptions=True)
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             await waiter.close()
+
+    def _under_way(self) -> list[asyncio.Task[Any]]:
+        writing = self._writing
+        own: list[asyncio.Task[Any]] = [] if writing is None or writing.done() else [writing]
+        return [*own, *self._unfinished]
 
     async def _write_loose(self) -> None:
         try:

@@ -233,14 +233,20 @@ class QueuedTasks:
                 await self._write(script.buffer)
         finally:
             script.buffer.close()
+            if not self._scripts and not self._in_application:
+                self._home = None
             if self._owns_connections and not self._scripts:
                 await self.close()
 
     async def close(self) -> None:
         """Write what is still on its way in the background, and close the connections."""
-        here = self._heres.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        here = self._heres.get(loop)
         if here is not None:
             await here.close()
+            self._heres.pop(loop, None)
+        if self._home is here:
+            self._home = None
         if self._connections is not None:
             await self._connections.close()
 
@@ -282,7 +288,8 @@ class QueuedTasks:
         run = current.get()
         if run is not None:
             if run.buffer is None:
-                run.buffer = Buffer()
+                # A sync task may be in a loop of its own here; its end is in the worker's.
+                run.buffer = Buffer() if self._home is None else Buffer(loop=self._home.loop)
             own: Buffer = run.buffer
             if not own.closed:
                 return own

@@ -44,6 +44,10 @@ ENGINE = "fastedgy.worker.web"
 above this one."""
 
 
+LAST_WRITE = 5.0
+"""Seconds for which a task that is stopped waits for its row, if that is being written."""
+
+
 class Owner(Protocol):
     """This process as one that runs tasks with rows: it beats, and writes what becomes of them."""
 
@@ -154,7 +158,11 @@ class Claim:
                     self._pending.buffer = Buffer([self._pending])
                 await self._service._write(self._pending.buffer)
         except asyncio.CancelledError:
-            # Written or not: what the workers are handed at the end is what is in the table.
+            # Written or not: what the workers are handed at the end is what is in the table, so
+            # that a write that goes on is waited for.
+            buffer = self._pending.buffer
+            if buffer is not None and buffer.unfinished is not None:
+                await asyncio.wait([buffer.unfinished], timeout=LAST_WRITE)
             self._settle(task._stopping)
             return False
         except Exception as error:

@@ -66,7 +66,7 @@ STUBBORN = 10.0
 """Seconds after its timeout for which a task may ignore its cancellation."""
 UNKNOWN_AGAIN, UNKNOWN_LATER = 0.5, 10.0
 """Seconds after which a task whose function is unknown is offered to the workers again: at first,
-and at most, doubling with each that does not know it. Another release may be there already."""
+and at most, doubling with each run. A worker of another release may be there already."""
 
 _post_run = hooks.registered("post_run")
 _middleware = registered()
@@ -284,7 +284,7 @@ class Executor:
                 await hooks.run_hooks("post_run", it, result=verdict.value, error=verdict.error)
             except BaseException:
                 logger.exception("A post-run hook of %s could not end", it.name)
-        if it.buffer:  # by the error handler or a hook: it goes out whatever became of the task
+        if it.buffer is not None and (it.buffer.tasks or it.buffer.cancellations):
             await self._write_late(it)
         self._end(it, verdict.outcome)
 
@@ -301,12 +301,17 @@ class Executor:
         try:
             await self._flush_added(it)
         except BaseException as error:
+            it.buffer.drop()
             if not is_outage(error):
                 it.cancelling = None
             return judge(it, error, self._config)
         return verdict
 
     async def _write_late(self, it: Running) -> None:
+        """What the error handler or a hook has added goes out whatever became of the task."""
+        late = Buffer()  # nothing that the task itself has begun is waited for
+        late.take_over(it.buffer)
+        it.buffer = late
         it.cancelling = it.cancelling or "finishing"
         try:
             await self._flush_added(it)

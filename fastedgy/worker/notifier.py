@@ -43,6 +43,7 @@ class Notifier:
         self._config = config
         self._counters = counters
         self._stopping = asyncio.Event()
+        self._heard_once = False
         self._echo = ""
         self._heard_echo = asyncio.Event()
         self.on_lanes: Callable[[Iterable[Lane]], None] = lambda lanes: None
@@ -65,21 +66,21 @@ class Notifier:
         """Listen until `stop`; after a loss again, and then everybody looks for what was missed."""
         if not self._config.use_postgresql_notify:
             return
-        pause, away = 0.05, False
+        pause = 0.05
         while not self._stopping.is_set():
+            self._heard_once = False
             try:
                 await self._listen()
-                pause, away = 0.05, False
             except Exception as error:
                 self._counters.connections_lost += 1
                 if is_outage(error):
-                    level = logging.DEBUG if away else logging.WARNING
-                    away = True
+                    # Once for each outage, not for each try to end it.
+                    level = logging.WARNING if self._heard_once or pause == 0.05 else logging.DEBUG
                     logger.log(level, "The listener was lost (%s); polling until it is back", error)
                 else:
                     self._counters.errors += 1
                     logger.exception("The listener failed; polling until it is back")
-                pause = min(2 * pause, 1.0)
+                pause = 0.1 if self._heard_once else min(2 * pause, 1.0)
             self._tell_deaf(True)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -95,6 +96,7 @@ class Notifier:
             await connection.add_listener(self._config.notify_channel, self._rung)
             await connection.add_listener(self._config.control_channel, self._told)
             await self._prove(connection)
+            self._heard_once = True
             stop = asyncio.ensure_future(self._stopping.wait())
             gone = asyncio.ensure_future(lost.wait())
             try:

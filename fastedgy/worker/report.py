@@ -32,8 +32,10 @@ class Report:
         """End this process. The supervisor believes an exit code that was announced: any other is
         a task's doing.
         """
-        self.tell("leaving", code=code)
-        os._exit(code)
+        try:
+            self.tell("leaving", code=code)
+        finally:  # a task may have closed the pipe
+            os._exit(code)
 
 
 class Board:

@@ -19,6 +19,7 @@ from fastedgy.config import QueuedTaskConfig, Settings
 from fastedgy.connections import Connections
 from fastedgy.database import connect
 from fastedgy.dependencies import Inject, get_service
+from fastedgy.errors import InvalidContext
 from fastedgy.ids import new_id
 from fastedgy.queued_task import clear_all_hooks, on_post_create, on_pre_create
 from fastedgy.queued_tasks import QueuedTasks
@@ -88,27 +89,46 @@ async def test_the_route_fails_if_what_it_stopped_waiting_for_does(
     assert await count(connection) == 0
 
 
-async def test_what_is_cancelled_before_its_hooks_have_run_is_written_later(
+async def test_hooks_are_not_cut_off_with_who_waits_for_them(
     serve: Serve, connection: asyncpg.Connection
 ) -> None:
-    slow = asyncio.Event()
+    called = []
 
     async def hook(task: Any) -> None:
-        if not slow.is_set():
-            slow.set()
-            await asyncio.sleep(60)
+        called.append(task.id)
+        await asyncio.sleep(0.2)
         task.context["tenant"] = "acme"
 
     async def route(tasks: QueuedTasks = Inject(QueuedTasks)) -> None:
+        tasks.add_task(send, "a")
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await tasks.add_task(send, "a")
+            async with asyncio.timeout(0.3):
+                await tasks.add_task(send, "b")
 
     on_pre_create(hook)
     async with serve(posting(route)) as client:
         assert (await client.post("/add")).status_code == 200
 
-    assert await count(connection, """context = '{"tenant": "acme"}'""") == 1
+    assert await count(connection, """context = '{"tenant": "acme"}'""") == 2
+    assert len(called) == 2
+
+
+async def test_what_was_given_up_and_fails_is_nobody_elses_error(
+    tasks: QueuedTasks, connection: asyncpg.Connection, locked: asyncpg.Connection
+) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await tasks.add_task(send, "a", parent=new_id())
+    innocent = asyncio.ensure_future(_written(tasks.add_task(send, "innocent")))
+    await asyncio.sleep(0)
+    await locked.execute("ROLLBACK")
+    await innocent
+
+    assert await count(connection) == 1
+
+
+async def _written(ref: Any) -> None:
+    await ref
 
 
 async def test_closing_waits_for_a_write_whose_caller_was_cancelled(
@@ -150,6 +170,35 @@ async def test_a_hook_may_add_tasks(
 
     assert await count(connection) == 2
     assert found == (["enqueued"] if awaits else [])
+
+
+async def test_what_a_hook_adds_is_written_after_its_caller_was_cancelled(
+    tasks: QueuedTasks, connection: asyncpg.Connection, locked: asyncpg.Connection
+) -> None:
+    on_post_create(lambda task: task.name.endswith("send") and tasks.add_task(digest, 1))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await tasks.add_task(send, "a")
+    await locked.execute("ROLLBACK")
+    await tasks.close()
+
+    assert await count(connection) == 2
+
+
+async def test_a_context_that_a_hook_has_made_unfit_fails_the_route(
+    serve: Serve, connection: asyncpg.Connection
+) -> None:
+    async def route(tasks: QueuedTasks = Inject(QueuedTasks)) -> str:
+        ref = tasks.add_task(send, "a")
+        with pytest.raises(InvalidContext, match="on_pre_create"):
+            await ref
+        return await ref.get_state()
+
+    on_pre_create(lambda task: task.context.update(it=object()))
+    async with serve(posting(route)) as client:
+        assert (await client.post("/add")).json() == "cancelled"
+
+    assert await count(connection) == 0
 
 
 async def test_what_a_hook_adds_in_a_transaction_goes_with_it(
@@ -223,3 +272,36 @@ async def test_a_sync_route_may_run_a_loop_of_its_own(
 
     assert [answer.json() for answer in answers] == ["enqueued"] * 60
     assert await count(connection) == 60
+
+
+async def test_a_loop_of_its_own_may_write_beside_itself_and_give_up(
+    serve: Serve, connection: asyncpg.Connection, locked: asyncpg.Connection
+) -> None:
+    app = FastEdgy()
+
+    @app.post("/sync")
+    def sync(tasks: QueuedTasks = Inject(QueuedTasks)) -> None:
+        async def give_up() -> None:
+            ref = tasks.add_task(send, "given up")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await asyncio.gather(_written(ref), _written(ref))
+
+        async def beside() -> None:
+            ref = tasks.add_task(send, "beside")
+            await asyncio.gather(_written(ref), _written(ref))
+
+        asyncio.run(give_up())
+        locking.call_soon_threadsafe(given_up.set)
+        asyncio.run(beside())
+        asyncio.run(beside())
+
+    locking, given_up = asyncio.get_running_loop(), asyncio.Event()
+    async with serve(app) as client:
+        answer = asyncio.create_task(client.post("/sync"))
+        await given_up.wait()
+        await locked.execute("ROLLBACK")
+        assert (await answer).status_code == 200
+
+    assert await count(connection, "args ->> 0 = 'given up'") == 1
+    assert await count(connection) == 3

@@ -224,6 +224,8 @@ async def test_a_thread_of_a_script_adds_by_way_of_its_loop(
         await in_a_thread(lambda: tasks.add_task(send, "a"))
 
     assert await count(connection) == 1
+    with pytest.raises(NoOpenBuffer):
+        await in_a_thread(lambda: tasks.add_task(send, "late"))
 
 
 async def test_adding_where_nothing_would_write_is_an_error() -> None:

@@ -148,8 +148,8 @@ async def test_logs_whose_answer_is_lost_are_written_once(
         assert [line.message for line in await ref.logs()] == [f"line {n}" for n in range(50)]
 
 
-async def test_a_listener_that_is_lost_is_replaced(
-    hire: Hire, connection: asyncpg.Connection
+async def test_a_listener_that_is_lost_is_replaced_and_each_loss_is_logged(
+    hire: Hire, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with hire() as staff:
         await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
@@ -157,14 +157,18 @@ async def test_a_listener_that_is_lost_is_replaced(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name = 'fastedgy worker listener'"
         )
-        old = await connection.fetchval(listeners)
-        await connection.execute("SELECT pg_terminate_backend($1)", old)
+        for losses in (1, 2):
+            old = await connection.fetchval(listeners)
+            await connection.execute("SELECT pg_terminate_backend($1)", old)
 
-        async def check() -> None:
-            new = await connection.fetchval(listeners)
-            assert new not in (None, old)
+            async def check(old: int = old) -> None:
+                new = await connection.fetchval(listeners)
+                assert new not in (None, old)
+                assert not staff.worker._counters.deaf
 
-        await eventually(check)
+            await eventually(check)
+            told = [r for r in caplog.records if "The listener was lost" in r.message]
+            assert [record.levelname for record in told] == ["WARNING"] * losses
         assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
 
 

@@ -378,6 +378,16 @@ async def test_what_hooks_add_is_written_whatever_became_of_the_task(
     ]  # fmt: skip
 
 
+async def test_what_a_failed_attempt_has_added_is_not_written(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    async with hire() as staff:
+        failing = staff.tasks.task(max_retries=0).add_task(shop_tasks.adds_orphan_and_gives_up)
+        assert isinstance(await outcome(failing), TaskFailed)
+
+    assert await count(connection, "function LIKE '%:echo'") == 0
+
+
 async def test_a_sync_task_may_run_a_loop_of_its_own(
     hire: Hire, connection: asyncpg.Connection
 ) -> None:

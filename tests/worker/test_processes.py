@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -263,3 +265,15 @@ async def test_suspects_are_reported_to_the_supervisor(
 
     await eventually(told)
     assert (await read(connection, suspect))["state"] == "enqueued"
+
+
+def test_a_process_that_leaves_does_so_without_its_pipe() -> None:
+    code = (
+        "import os\n"
+        "from fastedgy.worker.report import Report\n"
+        "read, write = os.pipe()\n"
+        "report = Report(write)\n"
+        "os.close(write)\n"
+        "report.leave(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 3

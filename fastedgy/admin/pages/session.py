@@ -3,6 +3,7 @@
 # FastAPI reads the annotations of routes that close over names, so that they cannot be text.
 
 from typing import Annotated
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
@@ -65,5 +66,5 @@ def add_routes(router: APIRouter, site: Site) -> None:
 def _inside(path: str) -> str:
     """A path below the pages; anything that could lead elsewhere is the first page."""
     inside = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    inside = inside and ".." not in path.split("?")[0].split("/")
+    inside = inside and ".." not in unquote(path.split("?")[0]).split("/")
     return path if inside else "/"

@@ -48,6 +48,14 @@ def add_in_own_loop(number: int) -> str:
     return asyncio.run(add())
 
 
+async def adds_orphan_and_gives_up() -> None:
+    tasks = get_service(QueuedTasks)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.0):
+            await tasks.add_task(echo, "orphan", parent=UUID(int=1))
+    tasks.add_task(echo, "beside")
+
+
 async def adds(number: int) -> None:
     await get_service(QueuedTasks).add_task(echo, number)
 
