@@ -28,6 +28,9 @@ _post_create = hooks.registered("post_create")
 """Empty as long as there are no hooks: looked at for every write."""
 
 
+LOOP_ENDED = "The event loop ended in which tasks were being written."
+
+
 class TaskDraft:
     """What `on_pre_create` and `on_post_create` hooks get: the task before and after it is a row.
 
@@ -80,6 +83,9 @@ async def flush(service: QueuedTasks, buffer: Buffer, connection: Connection | N
 async def _end_of(
     writing: asyncio.Task[BaseException | None], buffer: Buffer
 ) -> BaseException | None:
+    if writing.get_loop() is not running_loop():
+        buffer.unfinished = None
+        return FastEdgyError(LOOP_ENDED)
     error = await asyncio.shield(writing)
     buffer.unfinished = None
     return error
@@ -147,9 +153,8 @@ class _Flush:
             await flush(self._service, await self._run_hooks("post_create"), None)
         except asyncio.CancelledError:
             self._drop()
-            error = FastEdgyError("The event loop ended before the tasks were written.")
-            logger.error("Tasks that were being written are lost: their event loop has ended")
-            return error
+            logger.error("Tasks are lost: %s", LOOP_ENDED)
+            return FastEdgyError(LOOP_ENDED)
         except BaseException as error:
             self._drop()
             if self.abandoned:
