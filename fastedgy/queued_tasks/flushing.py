@@ -27,7 +27,6 @@ _pre_create = hooks.registered("pre_create")
 _post_create = hooks.registered("post_create")
 """Empty as long as there are no hooks: looked at for every write."""
 
-
 LOOP_ENDED = "The event loop ended in which tasks were being written."
 
 
@@ -145,6 +144,7 @@ class _Flush:
 
         `again`: it may be written already.
         """
+        added = Buffer()
         try:
             added = await self._draft()
             self._warn_of_late()
@@ -153,10 +153,12 @@ class _Flush:
             await flush(self._service, await self._run_hooks("post_create"), None)
         except asyncio.CancelledError:
             self._drop()
+            added.drop()
             logger.error("Tasks are lost: %s", LOOP_ENDED)
             return FastEdgyError(LOOP_ENDED)
         except BaseException as error:
             self._drop()
+            added.drop()
             if self.abandoned:
                 logger.exception("Tasks whose enqueueing was cancelled are lost")
             return error
