@@ -396,7 +396,7 @@ async def test_a_sync_task_may_run_a_loop_of_its_own(
         loops = [tasks.add_task(shop_tasks.add_in_own_loop, number) for number in range(12)]
         others = [tasks.add_task(shop_tasks.adds, number) for number in range(30)]
         for ref in loops:
-            assert await ref.wait(30) == "enqueued"
+            assert await ref.wait(30) in ("enqueued", "doing", "done")  # the others are quick
         for ref in others:
             await ref.wait(30)
 
