@@ -136,11 +136,14 @@ def loads(text: str | bytes) -> Any:
     return orjson.loads(text)
 
 
-def is_larger(limit: int, *texts: str) -> bool:
-    """Whether texts have more bytes than that in all, as they are stored (UTF-8)."""
+def excess(limit: int, *texts: str) -> str | None:
+    """How texts have more bytes than `limit` in all, as they are stored (UTF-8); None: they fit."""
     if sum(map(len, texts)) * 4 <= limit:  # no character has more than four
-        return False
-    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts) > limit
+        return None
+    size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+    if size <= limit:
+        return None
+    return f"{size:,} bytes as JSON; QUEUE_MAX_RESULT_SIZE is {limit:,}"
 
 
 def clean(text: str, limit: int | None = None) -> str:

@@ -14,8 +14,8 @@ from asyncpg import Connection
 from fastedgy.errors import FastEdgyError, InvalidContext
 from fastedgy.queued_task import hooks
 from fastedgy.queued_task.encoding import NotEncodable, dumps
-from fastedgy.queued_tasks.buffer import Buffer, Pending, Wish, open_buffer, running_loop
-from fastedgy.queued_tasks.writing import without_cancelled, write
+from fastedgy.queued_tasks.buffer import Buffer, open_buffer, running_loop
+from fastedgy.queued_tasks.writing import batch_of, write
 from fastedgy.store.newtask import NewTask
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ async def flush(service: QueuedTasks, buffer: Buffer, connection: Connection | N
             if error is not None and not buffer.is_loose:  # there it is somebody else's
                 raise error
         while buffer:
-            tasks, cancellations = buffer.take()
-            one = _Flush(service, buffer, tasks, cancellations)
+            one = _Flush(service, buffer)
             if connection is not None:
                 await one.on(connection)
             elif _pre_create or _post_create:
@@ -91,21 +90,14 @@ async def _end_of(
 
 
 class _Flush:
-    """What was in a buffer at one moment. `abandoned`: who wanted it written was cancelled."""
+    """What is in a buffer now. `abandoned`: who wanted it written was cancelled."""
 
-    __slots__ = ("_buffer", "_cancellations", "_drafts", "_service", "_tasks", "abandoned")
+    __slots__ = ("_batch", "_buffer", "_drafts", "_service", "abandoned")
 
-    def __init__(
-        self,
-        service: QueuedTasks,
-        buffer: Buffer,
-        tasks: list[Pending],
-        cancellations: dict[UUID, Wish],
-    ) -> None:
+    def __init__(self, service: QueuedTasks, buffer: Buffer) -> None:
         self._service = service
         self._buffer = buffer
-        self._tasks = without_cancelled(tasks)
-        self._cancellations = cancellations
+        self._batch = batch_of(*buffer.take())
         self._drafts: Sequence[TaskDraft] = ()
         self.abandoned = False
 
@@ -113,7 +105,7 @@ class _Flush:
         """Write it on the caller's connection, hooks included."""
         try:
             self._buffer.take_over(await self._draft())
-            await write(connection, self._service, self._tasks, self._cancellations)
+            await write(connection, self._service, self._batch)
         except BaseException:
             self._drop()
             raise
@@ -133,7 +125,7 @@ class _Flush:
                 self._buffer.unfinished = self._service._here().finish(finishing)
             else:  # this loop may be about to end; that one's end sees to it
                 origin.again = True
-                origin.put_back(self._tasks, self._cancellations)
+                origin.put_back(self._batch.tasks, self._batch.cancellations)
             raise
         except BaseException:
             self._drop()
@@ -165,15 +157,15 @@ class _Flush:
         return None
 
     async def _write(self, *, again: bool) -> None:
-        await self._service._here().commits.write(self._tasks, self._cancellations, again=again)
+        await self._service._here().commits.write(self._batch, again=again)
 
     async def _draft(self) -> Buffer:
         """Run the hooks that may still change a task. Returns what they have added."""
         if not (_pre_create or _post_create):
             return Buffer()
-        self._drafts = [TaskDraft(pending) for pending in self._tasks]
+        self._drafts = [TaskDraft(pending) for pending in self._batch.tasks]
         added = await self._run_hooks("pre_create")
-        for pending, draft in zip(self._tasks, self._drafts, strict=True):
+        for pending, draft in zip(self._batch.tasks, self._drafts, strict=True):
             try:
                 pending.context = dumps(draft.context)
             except NotEncodable as error:
@@ -196,14 +188,14 @@ class _Flush:
         return own
 
     def _drop(self) -> None:
-        for pending in self._tasks:
+        for pending in self._batch.tasks:
             pending.ref._dropped()
 
     def _warn_of_late(self) -> None:
         service = self._service
         if not service._in_application:
             return
-        late = dict.fromkeys(task.spec.name for task in self._tasks if task.in_transaction)
+        late = dict.fromkeys(task.spec.name for task in self._batch.tasks if task.in_transaction)
         if late and not service._in_transaction():
             logger.warning(
                 "%s was added inside a database transaction, but is written after it and by itself."

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from fastedgy.queued_tasks.buffer import Pending, Wish
-from fastedgy.queued_tasks.writing import may_share, write
+from fastedgy.queued_tasks.buffer import Pending
+from fastedgy.queued_tasks.writing import Batch, write
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
@@ -41,33 +40,30 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._writers: set[asyncio.Task[None]] = set()
 
-    async def write(
-        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool = False
-    ) -> None:
+    async def write(self, batch: Batch, *, again: bool = False) -> None:
         """Write tasks and cancellations. Repeated for up to `QUEUE_ENQUEUE_TIMEOUT` while the
         database is away.
 
         `again`: it was tried before, so that they may be rows already.
         """
-        if again or cancellations or len(tasks) > SMALL or not may_share(tasks):
-            await self._alone(tasks, cancellations, again=again)
+        alone = not batch.simple or batch.cancellations or not 0 < len(batch.tasks) <= SMALL
+        if again or alone:
+            await self._alone(batch, again=again)
             return
         tried = self._under_way > 0
-        if tried and await self._with_others(tasks):
+        if tried and await self._with_others(batch.tasks):
             return
         self._under_way += 1
         try:
-            await self._alone(tasks, cancellations, again=tried)
+            await self._alone(batch, again=tried)
         finally:
             self._under_way -= 1
             self._next()
 
-    async def _alone(
-        self, tasks: list[Pending], cancellations: dict[UUID, Wish], *, again: bool
-    ) -> None:
+    async def _alone(self, batch: Batch, *, again: bool) -> None:
         service = self._service
         await service._repeatedly(
-            lambda own, repeated: write(own, service, tasks, cancellations, again=again or repeated)
+            lambda own, repeated: write(own, service, batch, again=again or repeated)
         )
 
     async def _with_others(self, tasks: list[Pending]) -> bool:
@@ -109,7 +105,8 @@ class GroupCommit:
         service = self._service
         try:
             async with service._connection() as own:
-                await write(own, service, [task for tasks, _ in waiting for task in tasks], {})
+                together = [task for tasks, _ in waiting for task in tasks]
+                await write(own, service, Batch(together, {}, simple=True))
             written = True
         except Exception:
             pass  # each is tried once more by itself: whose fault it is raises it there

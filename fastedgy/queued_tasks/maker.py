@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import InvalidArguments, InvalidFunction, InvalidOption, InvalidTransition
 from fastedgy.garbage import uncollected
 from fastedgy.ids import new_id, new_ids
 from fastedgy.queued_task.callables import TaskAmongArguments
 from fastedgy.queued_task.closures import pack
-from fastedgy.queued_task.encoding import is_larger
+from fastedgy.queued_task.encoding import excess
 from fastedgy.queued_task.functions import (
     REDACTED,
     TaskFunction,
@@ -148,8 +147,11 @@ class TaskMaker:
             given = Given()
             encoded_args, encoded_kwargs = function.bind_tasks(args, kwargs, given.id_of)
         config = self._service.config
-        if is_larger(config.max_result_size, encoded_args, encoded_kwargs):
-            raise _too_large(function, encoded_args, encoded_kwargs, config)
+        if too_much := excess(config.max_result_size, encoded_args, encoded_kwargs):
+            raise InvalidArguments(
+                f"{function.name}: its arguments have {too_much}. Store them elsewhere, and pass "
+                "where they are."
+            )
         key = function.unique_key(self._options, args, kwargs) if kind.has_key else None
         ref = QueuedTaskRef(self._service, id if key is None else None)
         ref._pending = pending = Pending(
@@ -181,16 +183,6 @@ def _hidden(
     shown, named = function.redacted(args, kwargs)
     places = [str(place) for place, value in enumerate(shown) if value is REDACTED]
     return (*places, *(name for name, value in named.items() if value is REDACTED)) or None
-
-
-def _too_large(
-    function: TaskFunction, args: str, kwargs: str, config: QueuedTaskConfig
-) -> InvalidArguments:
-    return InvalidArguments(
-        f"{function.name}: its arguments have {len((args + kwargs).encode()):,} bytes as JSON; "
-        f"QUEUE_MAX_RESULT_SIZE is {config.max_result_size:,}. Store them elsewhere, and pass "
-        "where they are."
-    )
 
 
 def _positional(function: TaskFunction, call: object) -> tuple[Any, ...]:

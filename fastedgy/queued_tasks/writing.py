@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,9 +21,19 @@ if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
 
 
-def may_share(tasks: list[Pending]) -> bool:
-    """Whether one statement may write these beside those of others: rows, and nothing else."""
-    return bool(tasks) and _are_simple(tasks)
+@dataclass(slots=True)
+class Batch:
+    """What is written together. `simple`: all of its tasks are (see `Pending.is_simple`)."""
+
+    tasks: list[Pending]
+    cancellations: dict[UUID, Wish]
+    simple: bool
+
+
+def batch_of(tasks: list[Pending], cancellations: dict[UUID, Wish]) -> Batch:
+    """What of it is still wanted."""
+    simple = _are_simple(tasks)
+    return Batch(tasks if simple else _without_cancelled(tasks), cancellations, simple)
 
 
 def _are_simple(tasks: list[Pending]) -> bool:
@@ -36,8 +47,7 @@ def _are_simple(tasks: list[Pending]) -> bool:
 async def write(
     connection: Connection,
     service: QueuedTasks,
-    tasks: list[Pending],
-    cancellations: dict[UUID, Wish],
+    batch: Batch,
     *,
     again: bool = False,
 ) -> None:
@@ -45,17 +55,17 @@ async def write(
 
     `again`: this is a repetition, its rows may be there already.
     """
-    if tasks:
-        if _are_simple(tasks):
-            await _put(connection, service, tasks, again)
+    if batch.tasks:
+        if batch.simple:
+            await _put(connection, service, batch.tasks, again)
         else:
-            await _insert_in_order(connection, service, tasks, again=again)
-        for pending in tasks:
+            await _insert_in_order(connection, service, batch.tasks, again=again)
+        for pending in batch.tasks:
             ref = pending.ref
             ref._settle(ref._id or pending.id)
-    if cancellations:
+    if batch.cancellations:
         wishes: dict[Wish, list[UUID]] = {}
-        for id, wish in cancellations.items():
+        for id, wish in batch.cancellations.items():
             wishes.setdefault(wish, []).append(id)
         for (reason, tree), ids in wishes.items():
             await actions.cancel(
@@ -77,10 +87,8 @@ async def _insert_in_order(
             await _insert(connection, service, segment, again=again)
 
 
-def without_cancelled(tasks: list[Pending]) -> list[Pending]:
-    """Those that are still wanted. A child of a cancelled one meets its parent's fate."""
-    if _are_simple(tasks):
-        return tasks
+def _without_cancelled(tasks: list[Pending]) -> list[Pending]:
+    """A child of a cancelled one meets its parent's fate."""
     kept = []
     for pending in tasks:
         gone = [parent for parent in pending.wanted

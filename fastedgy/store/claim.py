@@ -129,15 +129,15 @@ async def claim(
     if len(lanes) == 1:
         [((queue, priority), low)] = lanes
         rows = await connection.fetch(CLAIM_LANE[tables], worker_id, queue, priority, low, limit)
-        return rows
-    rows = await connection.fetch(
-        CLAIM[tables],
-        worker_id,
-        [lane[0] for lane, _ in lanes],
-        [lane[1] for lane, _ in lanes],
-        [low for _, low in lanes],
-        limit,
-    )
+    else:
+        rows = await connection.fetch(
+            CLAIM[tables],
+            worker_id,
+            [lane[0] for lane, _ in lanes],
+            [lane[1] for lane, _ in lanes],
+            [low for _, low in lanes],
+            limit,
+        )
     return rows
 
 

@@ -66,7 +66,7 @@ class Notifier:
         """Listen until `stop`; after a loss again, and then everybody looks for what was missed."""
         if not self._config.use_postgresql_notify:
             return
-        pause = 0.05
+        pause, told = 0.05, False
         while not self._stopping.is_set():
             self._heard_once = False
             try:
@@ -75,8 +75,9 @@ class Notifier:
                 self._counters.connections_lost += 1
                 if is_outage(error):
                     # Once for each outage, not for each try to end it.
-                    level = logging.WARNING if self._heard_once or pause == 0.05 else logging.DEBUG
+                    level = logging.DEBUG if told and not self._heard_once else logging.WARNING
                     logger.log(level, "The listener was lost (%s); polling until it is back", error)
+                    told = True
                 else:
                     self._counters.errors += 1
                     logger.exception("The listener failed; polling until it is back")

@@ -12,7 +12,7 @@ from typing import Any
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import SagaCompensated, WorkflowError
 from fastedgy.queued_task.control import Control, Discard, Retry, Snooze
-from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, is_larger
+from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, excess
 from fastedgy.queued_task.failures import message_of, type_of
 from fastedgy.store import outcomes
 from fastedgy.store.outcomes import Done, DoneParent, Outcome, Standing
@@ -63,11 +63,8 @@ def returned(it: Running, value: Any, config: QueuedTaskConfig) -> Verdict:
         return Verdict("done", Standing(it.id, it.run, it.began, now, it.id), value)
     try:
         text = dumps(value)
-        if is_larger(config.max_result_size, text):
-            raise NotEncodable(
-                "", f"has {len(text.encode()):,} bytes as JSON; QUEUE_MAX_RESULT_SIZE is "
-                f"{config.max_result_size:,}. Store it elsewhere and return where it is"
-            )  # fmt: skip
+        if too_much := excess(config.max_result_size, text):
+            raise NotEncodable("", f"has {too_much}. Store it elsewhere and return where it is")
     except BaseException as error:  # `default` methods are the task's own code
         why = f"the result was not stored: {_message(error)}"
         logger.warning("Task %s (%s) is done, but %s", it.name, it.id, why)

@@ -19,7 +19,7 @@ from fastedgy.models.tables import Tables
 from fastedgy.queued_task import failures
 from fastedgy.queued_task.annotations import result_rebuilder
 from fastedgy.queued_task.callables import call_in_thread
-from fastedgy.queued_task.encoding import NotEncodable, dumps, is_larger, loads
+from fastedgy.queued_task.encoding import NotEncodable, dumps, excess, loads
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer, open_buffer
 from fastedgy.queued_tasks.scripts import open_producer
@@ -191,10 +191,8 @@ def encode(value: Any, longest: int) -> str | None:
     if value is None:
         return None
     text = dumps(value)
-    if is_larger(longest, text):
-        raise NotEncodable(
-            "", f"it has {len(text.encode()):,} bytes as JSON; QUEUE_MAX_RESULT_SIZE is {longest:,}"
-        )
+    if too_much := excess(longest, text):
+        raise NotEncodable("", f"it has {too_much}")
     return text
 
 

@@ -12,7 +12,7 @@ from fastedgy.database import caller_transaction
 from fastedgy.errors import InvalidStep
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.backoff import seconds_of
-from fastedgy.queued_task.encoding import NotEncodable, dumps, fault_of, is_larger
+from fastedgy.queued_task.encoding import NotEncodable, dumps, excess, fault_of
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store import events
 from fastedgy.store.claim import Lane
@@ -106,11 +106,8 @@ async def send_event(key: str, payload: Any = None) -> bool:
         text = dumps(payload)
     except NotEncodable as error:
         raise InvalidStep(f"The payload of the event {key!r} cannot be stored: {error}.") from None
-    if is_larger(service.config.max_result_size, text):
-        raise InvalidStep(
-            f"The payload of the event {key!r} has {len(text.encode()):,} bytes as JSON; "
-            f"QUEUE_MAX_RESULT_SIZE is {service.config.max_result_size:,}. Send where it is."
-        )
+    if too_much := excess(service.config.max_result_size, text):
+        raise InvalidStep(f"The payload of the event {key!r} has {too_much}. Send where it is.")
     if service._in_transaction():
         async with caller_transaction(service._database) as connection:
             if connection is not None:

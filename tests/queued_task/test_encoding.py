@@ -15,7 +15,7 @@ import task_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, is_larger, loads
+from fastedgy.queued_task.encoding import NotEncodable, clean, dumps, excess, loads
 
 ID = UUID("0190a4d2-0000-7000-8000-000000000001")
 UTC = dt.UTC
@@ -172,13 +172,14 @@ def test_text_of_others_is_made_storable(text: str, limit: int | None, cleaned: 
 
 
 @pytest.mark.parametrize(
-    ("limit", "texts", "larger"),
+    ("limit", "texts", "size"),
     [
-        (3, ("abc",), False), (2, ("abc",), True), (3, ("ab", "cd"), True), (4, ("éé",), False),
-        (3, ("éé",), True), (1_000, ("é" * 500, ""), False), (999, ("é" * 500,), True),
+        (3, ("abc",), None), (2, ("abc",), "3"), (3, ("ab", "cd"), "4"), (4, ("éé",), None),
+        (3, ("éé",), "4"), (1_000, ("é" * 500, ""), None), (999, ("é" * 500,), "1,000"),
     ],
 )  # fmt: skip
 def test_sizes_are_bytes_as_they_are_stored(
-    limit: int, texts: tuple[str, ...], larger: bool
+    limit: int, texts: tuple[str, ...], size: str | None
 ) -> None:
-    assert is_larger(limit, *texts) is larger
+    words = None if size is None else f"{size} bytes as JSON; QUEUE_MAX_RESULT_SIZE is {limit:,}"
+    assert excess(limit, *texts) == words

@@ -22,9 +22,11 @@ from fastedgy.admin.types import BulkAction, TaskFilter
 
 State = Literal["scheduled", "waiting", "enqueued", "doing", "done", "failed", "cancelled"]
 
-# Postgres stores no NUL characters.
-Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
+WITHOUT_NUL = r"^[^\x00]*$"
+"""What Postgres can store."""
+
+Text = Annotated[str, StringConstraints(max_length=500, pattern=WITHOUT_NUL)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=WITHOUT_NUL)]
 Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
+from fastedgy.admin.api.fields import WITHOUT_NUL
 from fastedgy.admin.auth import Identity
 from fastedgy.admin.pages.day import lanes_of
-from fastedgy.admin.pages.site import WITHOUT_NUL, Site, back
+from fastedgy.admin.pages.site import Site, back
 from fastedgy.admin.pages.words import clock, count, span
 from fastedgy.admin.service import QueueAdmin
 from fastedgy.dependencies import Inject

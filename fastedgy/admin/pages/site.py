@@ -23,9 +23,6 @@ from fastedgy.admin.pages import words
 from fastedgy.errors import FastEdgyError
 from fastedgy.wording import escaped
 
-WITHOUT_NUL = r"^[^\x00]*$"
-"""What Postgres can hold: a pattern for names that are asked for."""
-
 STATIC = {"queue.css": "text/css; charset=utf-8", "queue.js": "text/javascript; charset=utf-8"}
 HEADERS = {
     "Content-Security-Policy": (

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 
+from fastedgy.admin.api.fields import WITHOUT_NUL
 from fastedgy.admin.auth import Identity
-from fastedgy.admin.pages.site import WITHOUT_NUL, Site, back
+from fastedgy.admin.pages.site import Site, back
 from fastedgy.admin.pages.squares import hosts_of, linked_each
 from fastedgy.admin.pages.words import clock, count
 from fastedgy.admin.service import QueueAdmin
