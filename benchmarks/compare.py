@@ -24,7 +24,7 @@ from benchmarks.harness import BenchmarkError, Lab, embedded_server, forget_sett
 from benchmarks.peers import PEERS, environments, measure
 from benchmarks.peers.conversation import PeerFailed, PeerQueue, driver
 from benchmarks.peers.environments import NotInstallable
-from benchmarks.peers.results import NAMES, OURS, SCENARIOS, Comparison, Contender
+from benchmarks.peers.results import NAMES, OURS, SCENARIOS, TURNS, Comparison, Contender
 from benchmarks.peers.tables import show
 from fastedgy.database import connect, normalize_url
 from fastedgy.database_url import parse_url
@@ -115,10 +115,15 @@ async def compare_all(
         found = Comparison(contenders, list(scenarios), {**facts, **machine, **how})
         order = [OURS, *queues]
         for repetition in range(lab.repeat):
-            turn = repetition * max(1, len(order) // lab.repeat) % len(order)
             for scenario in scenarios:
-                for name in order[turn:] + order[:turn]:
-                    await _measure_once(lab, found, scenario, name, queues.get(name), repetition)
+                turns = TURNS.get(scenario, 1)
+                for turn in range(turns * repetition, turns * (repetition + 1)):
+                    first = turn * max(1, len(order) // (turns * lab.repeat)) % len(order)
+                    for name in order[first:] + order[:first]:
+                        await _measure_once(
+                            replace(lab, scale=lab.scale / turns, repeat=turns * lab.repeat),
+                            found, scenario, name, queues.get(name), turn,
+                        )  # fmt: skip
     return found
 
 

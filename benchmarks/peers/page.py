@@ -96,8 +96,8 @@ def _figures(comparison: Comparison) -> Iterator[str]:
     yield ""
     yield (
         f"Medians of {comparison.environment['repeat']}, the lowest and the highest below; the "
-        "best in bold. The floor is the best raw SQL that we know, through asyncpg, on our own "
-        "table: what Postgres allows."
+        f"best in bold. {_turns(comparison)}The floor is the best raw SQL that we know, through "
+        "asyncpg, on our own table: what Postgres allows."
     )
     yield ""
     yield from _table(["queue", *[HEADS[name] for name in names]], body, 1)
@@ -110,6 +110,14 @@ def _figures(comparison: Comparison) -> Iterator[str]:
         yield ""
         yield from reasons
         yield ""
+
+
+def _turns(comparison: Comparison) -> str:
+    """What was measured more often than the rest."""
+    repeat = comparison.environment["repeat"]
+    counts = {name: len(comparison.cell(OURS, name).runs) for name in comparison.scenarios}
+    more = [f"{name} in {count}" for name, count in counts.items() if count > repeat]
+    return f"More and shorter turns: {', '.join(more)}. " if more else ""
 
 
 def _bars(comparison: Comparison, others: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -11,6 +11,9 @@ from benchmarks import drain, enqueue, latency
 from benchmarks.report import PERCENTILES, Figures, Result, Scenario, rounded
 
 OURS = "fastedgy"
+TURNS = {"latency": 4}
+"""Into how many turns a repetition is cut, each with its part of the tasks. What an idle processor
+takes to wake changes with the machine's state, within minutes: everybody is to meet every state."""
 NAMES = ("enqueue_one", "enqueue_many", "drain_1", "drain_2", "latency", "round_trip")
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
