@@ -63,6 +63,11 @@ class TaskFunction:
         return f"<TaskFunction {self.path}>"
 
     @property
+    def is_closure(self) -> bool:
+        """Whether it came in its task's row: then it is another one for each run."""
+        return self.path.startswith(CLOSURE)
+
+    @property
     def signature(self) -> inspect.Signature:
         """The function's own signature."""
         return self._shape.signature

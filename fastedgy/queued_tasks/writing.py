@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks
 
 
+ROUNDS = 100
+"""Tries to find either a unique key free, or who holds it."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What is written together. `simple`: all of its tasks are (see `Pending.is_simple`)."""
@@ -142,9 +146,14 @@ async def _insert(
     waiting = await duplicates.hold_for_periods(connection, service, tasks)
     # A key that is taken may be free again before its holder is found; then the insert is due
     # once more. Bounded, since each round lost its race against another process.
-    for _ in range(100):
-        if not waiting:
-            break
+    rounds = 0
+    while waiting:
+        rounds += 1
+        if rounds > ROUNDS:
+            raise InvalidTransition(
+                f"{waiting[0].spec.name}: its unique key was taken by another task and free again, "
+                f"{ROUNDS} times by turns. Add it again when fewer tasks with this key come and go."
+            )
         result = await _put(connection, service, waiting, again)
         if not result.taken:
             break

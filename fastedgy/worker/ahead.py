@@ -59,6 +59,11 @@ class Ahead:
         """Something runs again."""
         self._since, self._cpu_before = now, self._clock()
 
+    @property
+    def are_short(self) -> bool:
+        """Whether tasks are so short that more are claimed than there are slots."""
+        return self._known and self._takes < SHORT and self._cpu * self._concurrency < AHEAD
+
     def room(self, free: int, queued: int, now: float) -> int:
         """How many to claim now. `free`: slots for which there is no task; below 0 where more are
         claimed than there are slots. `queued`: how many are claimed and not started.
@@ -66,7 +71,7 @@ class Ahead:
         if not self._known and self.ended >= self._concurrency:
             self.measure(now)
         ahead = 0
-        if self._known and self._takes < SHORT and self._cpu * self._concurrency < AHEAD:
+        if self.are_short:
             wanted = max(self._concurrency, self._pace, int(self._rate * AHEAD))
             ahead = min(self._most, wanted)
         self.low_water = int(ahead * self._refill)  # the next ones come before these are over

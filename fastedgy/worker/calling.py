@@ -83,6 +83,6 @@ class Caller:
             )
         except InvalidArguments as error:
             raise Misfit(str(error)) from None
-        if not args and not kwargs:
+        if not args and not kwargs and not it.target.is_closure:  # of those each run has its own
             self._bare.add(it.target)
         return args, kwargs

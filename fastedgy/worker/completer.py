@@ -173,7 +173,8 @@ class Completer:
                 )
             return None
 
-        finished = await self._wire.run(write, until=self._given_up)
+        # The failure of a task cancels all that waits for it, however much that is.
+        finished = await self._wire.run(write, until=self._given_up, may_be_large=True)
         self._count(len(simple), others)
         self.on_written(batch, finished.fenced if finished is not None else ())
         if finished is not None:

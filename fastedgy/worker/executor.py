@@ -176,6 +176,13 @@ class Executor:
         free = self._concurrency - len(self._running) - queued
         return max(0, free) if self._solo else self._ahead.room(free, queued, now)
 
+    def has_slot(self, beside: int) -> bool:
+        """Whether there is a slot for a further task when `beside` others have come, now or in a
+        few milliseconds.
+        """
+        free = self._concurrency - len(self._running) - len(self._queue)
+        return not self.closed and (self._ahead.are_short or free > beside)
+
     # Starting.
 
     def came(self, number: int, *, gated: bool) -> None:

@@ -23,7 +23,7 @@ from fastedgy.store.outcomes import Outcome
 from fastedgy.store.statements import GATED_LINE
 from fastedgy.wakeups import until_rung
 from fastedgy.worker.counters import Counters
-from fastedgy.worker.gates import Gatekeeper
+from fastedgy.worker.gates import FIRST_AGAIN, LAST_AGAIN, Gatekeeper
 from fastedgy.worker.lanes import Lanes
 from fastedgy.worker.wire import GivenUp, Wire
 
@@ -41,12 +41,9 @@ _priority = itemgetter("priority")
 
 LOOK_SHARE = 20
 """A look at all lanes may take one part in this of the time: it walks over dead row versions."""
-FIRST_AGAIN = 0.02
-LAST_AGAIN = 1.0
-"""Seconds, doubling from the first to the last, between claims of a task that is there and that
-somebody else has locked at this moment."""
 SETTLE = 1.0
-"""Seconds after the last claim at which a look makes sure that no task was passed by."""
+"""Seconds after a claim at which a look makes sure that no task was passed by: one that was locked
+then, or whose transaction began early and was late to commit."""
 DEAF_RULES = 0.5
 """Seconds for which the settings of the queues hold where nobody tells of a change."""
 
@@ -86,8 +83,10 @@ class Fetcher:
         self._stopping = False
         self._unsure = False
         self._more = False
+        self._asked = 0
         self._look_at = 0.0
         self._look_allowed = 0.0
+        self._settle_at: float | None = None
         self._again = FIRST_AGAIN
         self._deaf = not config.use_postgresql_notify
         self._gates.look_every(self._polling)
@@ -135,8 +134,8 @@ class Fetcher:
         self._bell.set()
 
     def served(self) -> list[str] | None:
-        """The queues from which it goes on to claim; None: all."""
-        if self._stopping or self._solo:
+        """The queues from which it goes on to claim at once; None: all."""
+        if self._stopping or self._solo or not self._executor.has_slot(self._asked):
             return []
         return self._queues or None
 
@@ -203,6 +202,7 @@ class Fetcher:
         rows = []
         limit = room
         passing = self._gates.due(now)
+        self._asked = room  # which the claims may fill
         if lanes:
             # Half of the room is for those with gates, if there are any; of one slot every other.
             limit = (room + random.getrandbits(1)) // 2 if passing else room
@@ -214,6 +214,7 @@ class Fetcher:
                     )
                 )  # fmt: skip
         passed = await self._gates.claim(room - len(rows)) if passing and len(rows) < room else []
+        self._asked = 0
         if self._wire.losses != losses:
             self._unsure = True  # the answer to an earlier try may have been lost with its claim
         # Half of the room is not all that there was for the others.
@@ -229,8 +230,10 @@ class Fetcher:
             if len(self._lanes) > 1:
                 rows.sort(key=_priority, reverse=True)
             await self._take(rows)
-            settle = min(SETTLE, self._config.polling_interval) if self._deaf else SETTLE
-            self._look_at = max(time.monotonic() + settle, self._look_allowed)
+            if self._settle_at is None:  # not put off by the claims that follow
+                settle = min(SETTLE, self._config.polling_interval) if self._deaf else SETTLE
+                self._settle_at = time.monotonic() + settle
+            self._look_at = max(self._settle_at, self._look_allowed)
             return self._more or self._rung or bool(passed)
         if limit == 0:  # it was the turn of those with gates
             self._rung = self._rung or rung
@@ -287,6 +290,7 @@ class Fetcher:
         found = await self._run(lambda connection: claim.find_lanes(connection, self._tables))
         now = time.monotonic()
         self._look_allowed = now + LOOK_SHARE * (now - began)
+        self._settle_at = None
         if any(self._lanes.serves(queue) for queue, _ in found):
             # If the claim that follows passes it by, its row is locked: come back soon.
             pause, self._again = self._again, min(2 * self._again, LAST_AGAIN)

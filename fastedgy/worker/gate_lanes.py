@@ -28,12 +28,14 @@ class GateLanes:
         self._sleeping: dict[GateLane, float] = {}
         self._alarms: list[tuple[float, GateLane]] = []
         self._by_gate: dict[str, set[GateLane]] = {}
+        self._news: set[tuple[object, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self._low)
 
     def heard(self, lane: GateLane) -> None:
         """There is work in this lane."""
+        self._note(lane)
         if lane not in self._low:
             self.found({lane: BEGINNING})
 
@@ -89,14 +91,19 @@ class GateLanes:
         return self._alarms[0][0] if self._alarms else float("inf")
 
     def sleep(self, lane: GateLane, until: float) -> None:
-        """Do not ask there until then."""
-        if lane in self._low:
+        """Do not ask there until then, unless a place became free during the passage."""
+        if lane in self._low and not self._has_news(("gate", lane.gate), ("queue", lane.queue)):
             self._turn.pop(lane, None)
             self._sleeping[lane] = until
             heapq.heappush(self._alarms, (until, lane))
+            if len(self._alarms) > 2 * len(self._sleeping) + MOST:
+                # Those that were woken before their time.
+                self._alarms = [(at, asleep) for asleep, at in self._sleeping.items()]
+                heapq.heapify(self._alarms)
 
     def wake(self, gate: str) -> bool:
         """A place of this gate is free. True when somebody has waited for it."""
+        self._note(("gate", gate))
         sleepers = [lane for lane in self._by_gate.get(gate, ()) if lane in self._sleeping]
         for lane in sleepers:
             self._wake(lane)
@@ -104,6 +111,7 @@ class GateLanes:
 
     def wake_queue(self, queue: str) -> bool:
         """Ask all lanes of a queue again. True when there are some that have waited."""
+        self._note(("queue", queue))
         sleepers = [lane for lane in self._sleeping if lane.queue == queue]
         for lane in sleepers:
             self._wake(lane)
@@ -122,7 +130,9 @@ class GateLanes:
                 low[lane] = place
 
     def forget(self, lane: GateLane) -> None:
-        """Nothing is left there."""
+        """Nothing is left there, unless a bell rang during the passage."""
+        if self._has_news(lane):
+            return
         self._turn.pop(lane, None)
         self._sleeping.pop(lane, None)
         if self._low.pop(lane, None) is not None:
@@ -130,6 +140,31 @@ class GateLanes:
             lanes.discard(lane)
             if not lanes:
                 del self._by_gate[lane.gate]
+
+    # What is heard while a passage is under way is younger than what that has seen.
+
+    def begin(self) -> None:
+        """A passage begins."""
+        self._news = set()
+
+    def end(self) -> None:
+        """What came of it has been taken in."""
+        self._news = None
+
+    def heard_of(self, queue: str) -> None:
+        """There is work in this queue, in lanes without gates."""
+        self._note(("bell", queue))
+
+    def has_news_of(self, queue: str) -> bool:
+        """Whether work for this queue, or a place in it, was heard of during the passage."""
+        return self._has_news(("bell", queue), ("queue", queue))
+
+    def _note(self, what: tuple[object, ...]) -> None:
+        if self._news is not None:
+            self._news.add(what)
+
+    def _has_news(self, *of: tuple[object, ...]) -> bool:
+        return self._news is not None and not self._news.isdisjoint(of)
 
     def _wake(self, lane: GateLane) -> None:
         if self._sleeping.pop(lane, None) is not None:

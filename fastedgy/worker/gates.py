@@ -45,6 +45,10 @@ ASK_AGAIN = 1.0
 """Seconds until a lane that was full is asked again, should nobody have told that it is not. With
 many of them longer, as asking has its price."""
 ASKED_PER_SECOND = 500
+FIRST_AGAIN = 0.02
+LAST_AGAIN = 1.0
+"""Seconds, doubling from the first to the last, between claims of a task that is there and that
+somebody else has locked at this moment."""
 PACE = 0.02
 """Seconds between two starts under a rate at least. What was missed meanwhile is made up for."""
 
@@ -78,6 +82,7 @@ class Gatekeeper:
         self._held: dict[UUID, tuple[str, str | None]] = {}
         self._queues_held: dict[str, float] = {}
         self._free: Mapping[GateLane, int] = {}
+        self._locked: dict[GateLane, float] = {}
         self._cursor = ("", "")
         self._look_at = 0.0
         self._look_allowed = 0.0
@@ -94,6 +99,7 @@ class Gatekeeper:
             if priority == GATED_LINE:
                 self._look_at = min(self._look_at, self._look_allowed)
             self._queues_held.pop(queue, None)
+            self._gates.heard_of(queue)
         if not named:
             self._look_at = min(self._look_at, self._look_allowed)
             self._queues_held.clear()
@@ -189,7 +195,11 @@ class Gatekeeper:
                 limited_queues=self.rules.limited, free=self._free, room=room,
             )  # fmt: skip
 
-        return self._apply(await self._run(work))
+        self._gates.begin()
+        try:
+            return self._apply(await self._run(work))
+        finally:
+            self._gates.end()
 
     async def claim_alone(self, served: Sequence[str]) -> list[Record]:
         """Claim a task with a gate that is to run alone."""
@@ -228,10 +238,18 @@ class Gatekeeper:
         self._free = passage.free
         for lane in passage.gone:
             self._gates.forget(lane)
+        self._locked = {
+            lane: min(2 * self._locked.get(lane, FIRST_AGAIN / 2), LAST_AGAIN)
+            for lane in passage.locked
+        }
+        for lane, pause in self._locked.items():
+            self._gates.sleep(lane, now + pause)
         patience = ASK_AGAIN + self._gates.asleep() / ASKED_PER_SECOND
         for lane, wait in passage.held.items():
             self._gates.sleep(lane, now + (patience if wait is None else max(PACE, wait)))
         for queue, wait in passage.held_queues.items():
+            if self._gates.has_news_of(queue):
+                continue
             self._queues_held[queue] = now + (ASK_AGAIN if wait is None else max(PACE, wait))
         if rows:
             self._look_at = min(self._look_at, max(now + SETTLE, self._look_allowed))

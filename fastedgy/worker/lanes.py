@@ -26,6 +26,7 @@ class Lanes:
         self._queues = frozenset(queues)
         self._low: dict[Lane, datetime] = {}
         self._first = 0
+        self._offset = 0
         self._order: list[list[Lane]] | None = None
         self._skipped: frozenset[str] = frozenset()
 
@@ -59,10 +60,14 @@ class Lanes:
     def looked(self, found: Mapping[Lane, datetime]) -> bool:
         """Take in a look at all lanes; True when there is work below a bound or in a new lane."""
         news = False
-        for lane, first in found.items():
-            if not self.serves(lane[0]):
-                continue
-            low = self._low.get(lane)
+        ours = [lane for lane in found if self.serves(lane[0])]
+        if len(ours) > MOST:
+            # As many as are kept, others each time: the same ones would displace the rest for ever.
+            ours = ours[self._offset :] + ours[: self._offset]
+            self._offset = (self._offset + MOST) % len(ours)
+            del ours[MOST:]
+        for lane in ours:
+            first, low = found[lane], self._low.get(lane)
             if low is None:
                 self._add(lane, first)
                 news = True

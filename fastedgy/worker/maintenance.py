@@ -238,7 +238,8 @@ class Maintenance:
 
     async def _prune(self) -> None:
         """One chunk of what is too old; the next at once as long as there is more."""
-        if await self._wire.run(self._pruner.chunk, until=self._is_stopping):
+        chunk = self._pruner.chunk
+        if await self._wire.run(chunk, until=self._is_stopping, may_be_large=True):
             self._prune_at = time.monotonic() + 0.05
         else:
             self._prune_at = time.monotonic() + PRUNE_EVERY * random.uniform(0.5, 1.5)

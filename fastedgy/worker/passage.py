@@ -67,13 +67,15 @@ class Passage:
 
     `entered`: False when another worker was at the gates; then nothing else is known. `held`: lanes
     with work that may not start now, and in how many seconds to ask again (None: when a task of
-    theirs ends). `gone`: lanes without work. `held_queues`: likewise for limited queues. `free`:
-    lanes far from their limit, which have nothing else, with what their tasks say of it.
+    theirs ends). `locked`: lanes with work whose rows somebody else has locked at this moment.
+    `gone`: lanes without work. `held_queues`: like `held`, for limited queues. `free`: lanes far
+    from their limit, which have nothing else, with what their tasks say of it.
     """
 
     entered: bool = False
     rows: list[Record] = field(default_factory=list)
     held: dict[GateLane, float | None] = field(default_factory=dict)
+    locked: list[GateLane] = field(default_factory=list)
     gone: list[GateLane] = field(default_factory=list)
     held_queues: dict[str, float | None] = field(default_factory=dict)
     free: dict[GateLane, int] = field(default_factory=dict)
@@ -240,9 +242,11 @@ async def pass_gates(
         taken = Counter(map(lane_of, rows))
         for head, _, share in wanted:
             counting.give(head.lane.queue, taken[head.lane] - share, head)
-            if taken[head.lane] < share:
+            if not taken[head.lane]:  # nobody else claims meanwhile, and it was seen
+                passage.locked.append(head.lane)
+            elif taken[head.lane] < share:
                 passage.gone.append(head.lane)
-        gone = set(passage.gone)
+        gone = {*passage.gone, *passage.locked}
         passage.held = {
             head.lane: counting.wait(head.lane.queue, head)
             for head in heads

@@ -33,6 +33,8 @@ HELD_PLANS = {
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+LONGEST_PATIENCE = 300.0
+"""Seconds that large work may take at most, when it was cut for taking long again and again."""
 
 
 class GivenUp(Exception):
@@ -70,13 +72,16 @@ class Wire:
         work: Callable[[Connection], Awaitable[T]],
         *,
         until: Callable[[], bool] | None = None,
+        may_be_large: bool = False,
     ) -> T:
         """Do `work` on the connection; after an outage again, from the start, on a new one.
 
-        `until` says when to give up (raises GivenUp). Errors that are no outage are raised.
+        `until` says when to give up (raises GivenUp). `may_be_large`: it has twice the time after
+        each time that it was cut, as it may really take so long. Errors that are no outage are
+        raised.
         """
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE
+        pause, patience = FIRST_PAUSE, self._patience
         away = False
         while True:
             try:
@@ -84,11 +89,13 @@ class Wire:
                     connection = await self._open()
                     # Cut, not cancelled: a transaction that is cancelled rolls back first, and
                     # would wait for ever for the answer of a frozen connection.
-                    timer = loop.call_later(self._patience, connection.terminate)
+                    timer = loop.call_later(patience, connection.terminate)
                     try:
                         result = await work(connection)
                     finally:
                         timer.cancel()
+                        if may_be_large and loop.time() >= timer.when():
+                            patience = min(2 * patience, LONGEST_PATIENCE)
             except Exception as error:
                 self.drop()
                 if not is_outage(error):

@@ -27,7 +27,7 @@ from fastedgy.worker.counters import Counters
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.report import Board
 from fastedgy.worker.results import Results
-from fastedgy.worker.wire import Wire
+from fastedgy.worker.wire import GivenUp, Wire
 
 
 async def test_a_transaction_on_a_frozen_connection_is_given_up_and_done_again(
@@ -54,6 +54,25 @@ async def test_a_transaction_on_a_frozen_connection_is_given_up_and_done_again(
             os.kill(pid, signal.SIGCONT)
     await wire.close()
     assert wire.losses == 1
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_work_that_takes_long_is_given_more_time_if_it_may_be_large(
+    database_url: str, large: bool
+) -> None:
+    wire = Wire(database_url, QueuedTaskConfig(statement_timeout=0.2), Counters(), "test")
+
+    async def work(connection: asyncpg.Connection) -> int:
+        return int(await connection.fetchval("SELECT 1 FROM pg_sleep(0.5)"))
+
+    running = wire.run(work, until=lambda: wire.losses == 3, may_be_large=large)
+    if large:
+        assert await running == 1
+        assert wire.losses == 2, "after 0.2 s, and after 0.4 s"
+    else:
+        with pytest.raises(GivenUp):
+            await running
+    await wire.close()
 
 
 async def test_a_claim_that_arrives_late_is_given_back_by_its_worker_which_does_not_know_it(

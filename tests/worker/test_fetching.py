@@ -12,12 +12,14 @@ import pytest
 from rows import TABLES, WORKER, add, change
 
 from fastedgy.config import QueuedTaskConfig
-from fastedgy.store import events, queues
+from fastedgy.database import connect
+from fastedgy.store import claim, events, queues
 from fastedgy.store.gates import GateLane
 from fastedgy.store.notify import SILENT
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.fetcher import Fetcher
-from fastedgy.worker.lanes import BEGINNING
+from fastedgy.worker.gate_lanes import GateLanes
+from fastedgy.worker.lanes import BEGINNING, MOST, Lanes
 from fastedgy.worker.passage import pass_gates
 from fastedgy.worker.pruning import Pruner
 from fastedgy.worker.wire import Wire
@@ -33,6 +35,9 @@ class Slots:
 
     def room(self) -> int:
         return self.free - len(self.taken)
+
+    def has_slot(self, beside: int) -> bool:
+        return self.room() > beside
 
     def came(self, number: int, *, gated: bool) -> None:
         assert number <= self.room()
@@ -77,6 +82,83 @@ async def test_a_limit_of_a_queue_counts_for_gates_that_were_free_before(
         limited_queues=frozenset({"default"}), free={lane: 1_000}, room=10,
     )  # fmt: skip
     assert len(passage.rows) == 2
+
+
+async def test_a_lane_whose_tasks_are_locked_is_not_taken_for_an_empty_one(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    await add(connection, limit=1, gate="key")
+    other = await connect(database_url)
+    lane = GateLane("default", "key", 0)
+    async with other.transaction():
+        await other.execute(f"SELECT FROM {TABLES.tasks} FOR NO KEY UPDATE")
+        passage = await pass_gates(
+            connection, TABLES, worker_id=WORKER, lanes=[(lane, BEGINNING)], limited={},
+            limited_queues=frozenset(), free={}, room=10,
+        )  # fmt: skip
+    await other.close()
+    assert passage.locked == [lane]
+    assert [passage.rows, passage.gone, passage.held] == [[], [], {}]
+
+
+def test_what_is_heard_during_a_passage_is_younger_than_what_that_has_seen() -> None:
+    lanes = GateLanes(lambda queue: True)
+    lane = GateLane("default", "key", 0)
+    lanes.heard(lane)
+
+    lanes.begin()
+    lanes.heard(lane)
+    lanes.forget(lane)
+    assert len(lanes) == 1
+    lanes.sleep(lane, 100.0)
+    assert lanes.asleep() == 1, "a place is not free because there is more work"
+    lanes.end()
+
+    lanes.begin()
+    lanes.wake("key")
+    lanes.sleep(lane, 100.0)
+    assert lanes.asleep() == 0
+    lanes.end()
+
+    lanes.sleep(lane, 100.0)
+    assert lanes.asleep() == 1
+    lanes.forget(lane)
+    assert len(lanes) == 0
+
+
+def test_with_more_lanes_than_are_kept_all_have_their_turn() -> None:
+    lanes = Lanes()
+    found = {(f"queue {number}", 0): BEGINNING for number in range(int(2.4 * MOST))}
+    asked = set()
+    for _ in range(3):
+        lanes.looked(found)
+        asked |= {lane for lane, _ in lanes.in_turn()}
+        assert len(lanes) <= MOST
+    assert asked == set(found)
+
+
+async def test_who_has_no_room_leaves_what_it_releases_to_others(
+    wire: Wire, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots: Any = Slots(2)
+    fetcher = Fetcher(
+        wire, TABLES, uuid4(), QueuedTaskConfig(), SILENT, Counters(), slots, slots, ()
+    )
+    assert fetcher.served() is None, "all queues"
+    await add(connection)
+    said: list[Any] = []
+    claim_tasks = claim.claim
+
+    async def watched(*args: Any, **kwargs: Any) -> Any:
+        said.append(fetcher.served())
+        return await claim_tasks(*args, **kwargs)
+
+    monkeypatch.setattr(claim, "claim", watched)
+    await fetcher._turn()
+    assert said == [[]], "the claim may fill all slots"
+    assert fetcher.served() is None
+    slots.free = 1
+    assert fetcher.served() == []
 
 
 async def test_whatever_is_over_is_thrown_away_in_one_round(

@@ -15,8 +15,10 @@ from crew import Crew, Hire, Staff, reaches
 from helpers import PATIENCE, eventually
 from rows import CHANNELS, TABLES, change, count, new, read, write
 
+from fastedgy.database import connect
 from fastedgy.store import gates, queues, workers
 from fastedgy.store.newtask import NewTask
+from fastedgy.store.notify import lanes_payload
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,24 @@ async def test_no_more_tasks_of_a_key_run_at_once_than_its_limit(
         await all_done(connection)
 
     assert dict(limit_tasks.most) == {f"c{n}": 2 for n in range(4)}
+
+
+async def test_a_task_that_is_locked_at_the_moment_of_its_claim_is_claimed_when_it_is_not(
+    hire: Hire, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """Whoever waits for it, or adds a child, holds its row for a moment."""
+    task = gated("alone")
+    other = await connect(database_url)
+    async with hire(fallback_polling_interval=3600):
+        await write(connection, task)
+        async with other.transaction():
+            await other.execute(f"SELECT FROM {TABLES.tasks} FOR NO KEY UPDATE")
+            bell = lanes_payload((), None, {("default", "limit_tasks.alone", 0)})
+            await connection.execute("SELECT pg_notify($1, $2)", CHANNELS.tasks, bell)
+            await asyncio.sleep(0.3)  # the absence of something has no sign
+            assert await count(connection, "state = 'enqueued'") == 1
+        await reaches(connection, task.id, "done")
+    await other.close()
 
 
 async def test_a_limit_without_a_key_counts_all_tasks_of_the_name(

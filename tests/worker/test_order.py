@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
+import pytest
 import shop_tasks
 from crew import Hire, reaches
 from helpers import eventually
@@ -129,6 +132,27 @@ async def test_a_task_whose_place_in_the_line_is_before_the_last_one_is_found(
             await staff.tasks.add_task(shop_tasks.mark, number).wait(30)
         await slow.commit()
         await reaches(connection, late.id, "done")
+
+
+async def test_a_task_that_was_passed_by_is_found_while_others_keep_coming(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    """Each claim that takes something is no reason to put off the look at what was left out."""
+    async with hire() as staff:
+        slow = connection.transaction()
+        await slow.start()
+        late = new(function="shop_tasks:mark", args='["late"]')
+        await write(connection, late)
+        await staff.tasks.add_task(shop_tasks.mark, 0).wait(30)
+        await slow.commit()
+
+        for number in range(300):
+            await staff.tasks.add_task(shop_tasks.mark, number).wait(30)
+            if await count(connection, "id = $1 AND state = 'done'", late.id):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("it is still in the line")
 
 
 async def test_a_row_without_a_bell_is_found_by_looking(
