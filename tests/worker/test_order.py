@@ -139,16 +139,13 @@ async def test_a_task_that_was_passed_by_is_found_while_others_keep_coming(
 ) -> None:
     """Each claim that takes something is no reason to put off the look at what was left out."""
     async with hire() as staff:
-        slow = connection.transaction()
-        await slow.start()
-        late = new(function="shop_tasks:mark", args='["late"]')
-        await write(connection, late)
-        await staff.tasks.add_task(shop_tasks.mark, 0).wait(30)
-        await slow.commit()
+        async with connection.transaction():
+            late = await add(connection, function="shop_tasks:mark", args='["late"]')
+            await staff.tasks.add_task(shop_tasks.mark, 0).wait(30)
 
         for number in range(300):
             await staff.tasks.add_task(shop_tasks.mark, number).wait(30)
-            if await count(connection, "id = $1 AND state = 'done'", late.id):
+            if await count(connection, "id = $1 AND state = 'done'", late):
                 break
             await asyncio.sleep(0.05)
         else:
