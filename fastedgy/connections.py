@@ -103,8 +103,10 @@ class _Pool:
         finally:
             everything, self._all, self._free = self._all, set(), []
             for connection in everything:
-                with suppress(OSError, TimeoutError):
+                try:
                     await connection.close(timeout=2)
+                except Exception:  # whatever it is, the others are closed
+                    connection.terminate()
 
     def check(self, connection: asyncpg.Connection, error: BaseException) -> None:
         """What became of a connection in whose block this error was raised. Raises a better one."""

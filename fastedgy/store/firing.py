@@ -15,7 +15,7 @@ import orjson
 from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
-from fastedgy.store.notify import BYTES_PER_PAYLOAD
+from fastedgy.store.notify import BYTES_PER_PAYLOAD, LANES_PER_PAYLOAD
 from fastedgy.store.schedules import COLUMNS, ScheduleRow, row_of
 from fastedgy.store.statements import LANE, Statement
 
@@ -116,7 +116,8 @@ WITH given AS (
 ), lane AS (
     SELECT DISTINCT queue, priority FROM new WHERE state = 'enqueued'
 ), named AS (
-    SELECT lanes, number > 50 OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD} AS too_many
+    SELECT lanes, number > {LANES_PER_PAYLOAD}
+                  OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD} AS too_many
       FROM (SELECT coalesce(jsonb_agg(jsonb_build_array(queue, priority)), '[]') AS lanes,
                    count(*) AS number
               FROM lane) AS counted

@@ -15,7 +15,7 @@ from asyncpg import Connection
 
 from fastedgy.models.tables import Tables
 from fastedgy.store.conditions import DUE
-from fastedgy.store.notify import BYTES_PER_PAYLOAD
+from fastedgy.store.notify import BYTES_PER_PAYLOAD, LANES_PER_PAYLOAD
 from fastedgy.store.statements import BELONGINGS, LANE, UNHELD, Statement
 
 PROMOTE = Statement(f"""
@@ -34,7 +34,8 @@ WITH moved AS (
     SELECT jsonb_agg(jsonb_build_array(queue, priority)) AS lanes, count(*) AS number FROM lane
 ), told AS MATERIALIZED (
     SELECT pg_notify($2::text, jsonb_build_object(
-               'lanes', CASE WHEN number > 50 OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD}
+               'lanes', CASE WHEN number > {LANES_PER_PAYLOAD}
+                               OR octet_length(lanes::text) > {BYTES_PER_PAYLOAD}
                              THEN '[]' ELSE lanes END)::text)
       FROM named WHERE $2::text IS NOT NULL AND number > 0
 )

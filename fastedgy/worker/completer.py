@@ -57,8 +57,6 @@ class Completer:
         self._ended: dict[UUID, TaskRun] = {}
         self._writing: list[Outcome] = []
         self._bell = asyncio.Event()
-        self._flushed = asyncio.Event()
-        self._flushed.set()
         self._stopping = False
         self._deadline: float | None = None
         self.traces = Traces(wire, tables, counters, self._given_up)
@@ -82,7 +80,6 @@ class Completer:
         self._outcomes.append(outcome)
         if not self._bell.is_set():
             self._bell.set()
-            self._flushed.clear()
 
     # Asked by others.
 
@@ -101,10 +98,6 @@ class Completer:
         """The outcomes whose writing is not confirmed. Writing one twice does no harm."""
         return [*self._writing, *self._outcomes]
 
-    async def flushed(self) -> None:
-        """Return when all outcomes are written."""
-        await self._flushed.wait()
-
     def stop(self, *, within: float) -> None:
         """Write what is left, for at most `within` seconds if the database is away, and end."""
         self._stopping = True
@@ -119,7 +112,6 @@ class Completer:
         while True:
             if not self._outcomes:
                 self._bell.clear()
-                self._flushed.set()
                 if self._stopping:
                     return
                 await self._bell.wait()

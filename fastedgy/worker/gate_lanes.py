@@ -39,21 +39,18 @@ class GateLanes:
         if lane not in self._low:
             self.found({lane: BEGINNING})
 
-    def found(self, lanes: Mapping[GateLane, datetime]) -> bool:
-        """Take in what a look has found; True when there is work that was not known of."""
-        news = False
+    def found(self, lanes: Mapping[GateLane, datetime]) -> None:
+        """Take in what a look has found."""
         for lane, first in lanes.items():
             low = self._low.get(lane)
             if not self._serves(lane.queue) or (low is not None and low <= first):
                 continue
-            news = True
             if low is None:
                 if len(self._low) >= MOST:
                     continue
                 self._by_gate.setdefault(lane.gate, set()).add(lane)
                 self._turn[lane] = None
             self._low[lane] = first
-        return news
 
     def in_turn(
         self, now: float, most: int, paused: Collection[str]
