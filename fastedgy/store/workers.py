@@ -35,7 +35,7 @@ WITH beat AS (
     UPDATE $workers
        SET last_heartbeat = clock_timestamp(), state = $2, busy = $3, counters = $4::jsonb
      WHERE id = $1 AND state IN ('running', 'draining')
- RETURNING drain, drain_by
+ RETURNING drain, drain_by, queues
 )
 SELECT EXISTS (SELECT FROM beat) AS alive,
        (SELECT drain FROM beat) AS drain, (SELECT drain_by FROM beat) AS drain_by,
@@ -45,7 +45,14 @@ SELECT EXISTS (SELECT FROM beat) AS alive,
                 WHERE state IN ('running', 'draining')
                   AND last_heartbeat < statement_timestamp() - $5 * interval '1 second'
                   AND id <> $1) AS stale,
-       EXISTS (SELECT FROM $tasks WHERE state = 'enqueued' AND alone) AS suspects,
+       -- Of no queue that the solo worker started for it would pass over.
+       EXISTS (SELECT FROM $tasks AS task
+                WHERE state = 'enqueued' AND alone
+                  AND ((SELECT queues FROM beat) IS NULL
+                       OR queue = ANY ((SELECT queues FROM beat)::text[]))
+                  AND NOT EXISTS (SELECT FROM $queues AS settings
+                                   WHERE settings.name = task.queue AND settings.paused)
+       ) AS suspects,
        (SELECT extract(epoch FROM date_due - statement_timestamp())::float8 FROM $tasks
          WHERE state = 'scheduled' ORDER BY date_due LIMIT 1) AS next_due
 """)
@@ -173,8 +180,9 @@ class Pulse:
     """What a heartbeat found out.
 
     `alive`: our own row still counts us among the living. `cancelled`: our tasks that were asked to
-    stop. `stale`: some worker has not beaten for a lease. `suspects`: a task waits to run alone.
-    `next_due`: seconds until the next scheduled task is due (negative: overdue), None without one.
+    stop. `stale`: some worker has not beaten for a lease. `suspects`: a task of our queues, none of
+    a paused one, waits to run alone. `next_due`: seconds until the next scheduled task is due
+    (negative: overdue), None without one.
     `drain`: what an operator (`drain_by`) wants to drain: the `worker`, or its whole `supervisor`.
     """
 

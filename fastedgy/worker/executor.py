@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -152,16 +153,37 @@ class Executor:
         return self.started() | {row["id"] for row in self._queue}
 
     def current(self) -> Running | None:
-        """The task whose code the event loop executes at this moment. Asked by other threads."""
+        """The task whose code the event loop executes at this moment. Asked by other threads.
+
+        An asyncio task that it has started (`gather`, TaskGroup) is known from Python 3.12 on.
+        """
         task = asyncio.current_task(self._loop)
+        if task is None:
+            return None
         for it in list(self._running.values()):
             if it.task is task:
                 return it
+        if sys.version_info >= (3, 12):
+            run = task.get_context().get(current)
+            if isinstance(run, Running) and self._running.get(run.id) is run:
+                return run
         return None
 
+    def late(self, since: float) -> list[Running]:
+        """The async tasks whose time was over then, and that were not given up. Asked by other
+        threads. Not those that had no turn yet: their time has not begun.
+        """
+        return [
+            it
+            for it in list(self._running.values())
+            if it.entered and not it.sync and it.deadline <= since
+        ]
+
     def has_sync(self) -> bool:
-        """Whether a sync function runs: it can be ended with its process only."""
-        return any(it.sync for it in self._running.values())
+        """Whether a sync function runs: it can be ended with its process only. Asked by other
+        threads, too.
+        """
+        return any(it.sync for it in list(self._running.values()))
 
     def gates_queued(self) -> set[str | None]:
         """The gates of those that are claimed and not started; None: those without."""

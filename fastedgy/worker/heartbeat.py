@@ -41,8 +41,12 @@ class Heartbeat:
         on_pulse: Callable[[Pulse], None],
         on_tick: Callable[[], None],
         on_lease_lost: Callable[[], None],
+        on_error: Callable[[], None] = lambda: None,
     ) -> None:
-        """`send` returns the coroutine of one beat. The callbacks are called in this thread."""
+        """`send` returns the coroutine of one beat. The callbacks are called in this thread.
+
+        `on_error`: one of the others has failed where it must not.
+        """
         self._make_wire = make_wire
         self._send = send
         self._interval = interval
@@ -50,6 +54,7 @@ class Heartbeat:
         self._on_pulse = on_pulse
         self._on_tick = on_tick
         self._on_lease_lost = on_lease_lost
+        self._on_error = on_error
         self._stopping = threading.Event()
         self._soon = threading.Event()
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
@@ -126,11 +131,16 @@ class Heartbeat:
         lost = False
         while True:
             await asyncio.sleep(TICK)
-            if time.monotonic() >= self.lease_until:
-                self.steady_since = None
-                if not lost:
-                    self._on_lease_lost()
-                lost = True
-            else:
-                lost = False
-            self._on_tick()
+            try:
+                if time.monotonic() >= self.lease_until:
+                    self.steady_since = None
+                    if not lost:
+                        self._on_lease_lost()
+                    lost = True
+                else:
+                    lost = False
+                self._on_tick()
+            except Exception:
+                # Without ticks the supervisor would take the process for hung, and kill it.
+                logger.exception("A tick of the heartbeat failed")
+                self._on_error()

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from fastedgy.app import running, without_http
@@ -108,7 +109,13 @@ def run(assignment: Assignment, report: Report) -> int:
     """The worker's whole life. Returns the exit code."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(work(assignment, report))
+            try:
+                return runner.run(work(assignment, report))
+            finally:
+                # The runner waits for the threads of the loop's executor, in 3.11 without an end:
+                # what a task left in `asyncio.to_thread` would hold the process up for as long as
+                # it runs. They end with the process.
+                runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
     except DatabaseUnavailable as error:
         logger.warning("The database went away while the worker started: %s", error)
         return REPLACE

@@ -15,6 +15,7 @@ from fastedgy.worker.counters import Counters
 
 if TYPE_CHECKING:
     from fastedgy.worker.executor import Executor
+    from fastedgy.worker.running import Running
 
 logger = logging.getLogger("fastedgy.worker")
 
@@ -24,11 +25,17 @@ REPORT_AFTER = 1.0
 HAND_BACK_AFTER = 10.0
 REPLACE_AFTER = 10.0
 """Seconds beyond the blocking task's timeout."""
+FROZEN = 2.0
+"""Seconds between two looks, of two a second, that tell that the whole process stood still."""
 
 
 class Watchdog:
     """Reports a blocked loop after a second, with the task that blocks it; hands on what waits
     behind it after ten; and ends the process when the task's time is over as well.
+
+    What blocks may be an asyncio task that a task has started, which only Python 3.12 can tell
+    whose it is, or a callback, of which nobody can. Then all async tasks whose time is over by as
+    much are taken for it, once the loop has been silent for as long as it takes to hand on.
     """
 
     def __init__(
@@ -50,8 +57,9 @@ class Watchdog:
         self._on_blocked = on_blocked
         self._on_hung = on_hung
         self._mark = time.monotonic()
-        self._reported = self._handed_back = False
+        self._reported = self._handed_back = self._hung = False
         self._stopped = False
+        self._looked = self._watching_since = self._mark
 
     def start(self) -> None:
         """Let the loop leave its marks. Called in the loop."""
@@ -65,6 +73,9 @@ class Watchdog:
 
     def look(self, now: float) -> None:
         """Called by the heartbeat's thread, twice a second."""
+        if now - self._looked > FROZEN:
+            self._watching_since = now
+        self._looked = now
         silent = now - self._mark
         if self._stopped or silent < REPORT_AFTER:
             if self._reported:
@@ -79,17 +90,32 @@ class Watchdog:
                 "The event loop has been blocked for %.1f s by %s. Use a sync function, which runs "
                 "in a thread, or await.\n%s",
                 silent,
-                blocker.label if blocker else "something that is no task",
+                blocker.label if blocker else "something that is no task, or was started by one",
                 self._stack(),
             )
         if silent >= HAND_BACK_AFTER and not self._handed_back:
             self._handed_back = True
             self._on_blocked()
-        if blocker is not None and now >= blocker.deadline + REPLACE_AFTER:
-            blocker.deadline = float("inf")
-            blocker.cancelling = "timeout"
-            logger.error("%s blocks the loop beyond its timeout; the process ends", blocker.label)
+        if not self._hung and (guilty := self._guilty(blocker, now, silent)):
+            self._hung = True
+            for it in guilty:
+                it.deadline = float("inf")
+                # Else it would be handed back free of charge, and block the next worker.
+                it.cancelling = "timeout"
+            logger.error(
+                "The loop is blocked beyond the timeout of %s; the process ends",
+                ", ".join(it.label for it in guilty),
+            )
             self._on_hung()
+
+    def _guilty(self, blocker: Running | None, now: float, silent: float) -> list[Running]:
+        """Which tasks the process is to end for."""
+        if blocker is not None:
+            return [blocker] if now >= blocker.deadline + REPLACE_AFTER else []
+        # A loop that stood still with the whole process, and has had no turn since, is not blocked.
+        if min(silent, now - self._watching_since) < HAND_BACK_AFTER:
+            return []
+        return self._executor.late(now - REPLACE_AFTER)
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._thread_id)

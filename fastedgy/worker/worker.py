@@ -62,6 +62,10 @@ RECONCILE_EVERY = 6
 """Beats between two looks for claims that we do not know (DECISIONS R2)."""
 LAST_WRITES = 5.0
 """Seconds that the last outcomes may take if the database is away."""
+COUNTED_FIRST = 1.0
+"""Seconds that what was counted may take before the outcomes of what ends with the process."""
+PARTING = 0.5
+"""Seconds between these outcomes and the end: a second after them their tasks may run elsewhere."""
 
 
 class Worker:
@@ -130,6 +134,7 @@ class Worker:
             on_pulse=lambda pulse: self._from_thread(self._on_pulse, pulse),
             on_tick=self._on_tick,
             on_lease_lost=self._on_lease_lost,
+            on_error=self._count_error,
         )
         self.telling = Telling(
             self._chores, config.events_channel if config.use_postgresql_notify else None
@@ -322,28 +327,37 @@ class Worker:
             ended.cancel()
             hurry.cancel()
 
-    async def _write_counts(self, counting: asyncio.Task[None]) -> None:
+    async def _write_counts(
+        self, counting: asyncio.Task[None], *, patience: float | None = None
+    ) -> None:
         self.rollups.stop(within=LAST_WRITES)
-        await asyncio.wait((counting,))
+        await asyncio.wait((counting,), timeout=patience)
 
     async def _end_with_process(
         self, left: list[tuple[Outcome, TaskRun]], counting: asyncio.Task[None]
     ) -> None:
-        """What runs in threads ends with the process, so this is the last thing it does."""
+        """What runs in threads ends with the process, so this is the last thing it does: what may
+        take long comes before it, and what comes after it is left to the supervisor if it does.
+        """
+        await self._write_counts(counting, patience=COUNTED_FIRST)
         completer = Completer(self._writes, self._tables, self._channels, self._counters)
         completer.on_written = self.rollups.add
         for outcome, run in left:
             completer.put(outcome, run)
         completer.stop(within=LAST_WRITES)
-        await completer.run()
-        await self._write_counts(counting)
         logger.warning(
             "Worker %s ends with %d tasks that did not stop: %s",
             self.id, len(left), ", ".join(run.name for _, run in left),
         )  # fmt: skip
-        await self._claims.run(self._retire, until=lambda: True)
         sys.stdout.flush()
         sys.stderr.flush()
+        await completer.run()
+        parting = [asyncio.create_task(self._claims.run(self._retire, until=lambda: True))]
+        if counting.done():  # these outcomes are to be counted as well
+            self.rollups.stop(within=0)
+            parting.append(asyncio.create_task(self.rollups.run()))
+        # Not cancelled when the time is over: that would wait for a frozen connection's answer.
+        await asyncio.wait(parting, timeout=PARTING)
         self._report.leave(REPLACE if self._exit_code == REPLACE else DRAINED)
 
     async def _retire(self, connection: Connection) -> None:
@@ -373,6 +387,9 @@ class Worker:
             counters=self._counters.told() | {"memory_mb": resident() // 1_000_000},
             lease=self._config.lease,
         )
+
+    def _count_error(self) -> None:
+        self._counters.errors += 1
 
     def _on_tick(self) -> None:
         # What is claimed and waits counts, too: it shows that more workers would help.

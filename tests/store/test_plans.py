@@ -182,7 +182,7 @@ EXPECTED = {
     bulk.LATER: {TASKS_KEY},
     workers.BEAT: {
         WORKERS_KEY, "queued_task_workers_alive", "queued_tasks_doing", "queued_tasks_suspect",
-        "queued_tasks_scheduled",
+        "queued_tasks_scheduled", "queued_task_queues_pkey",
     },
     workers.RETIRE: {WORKERS_KEY},
     workers.STALE: {"queued_task_workers_alive"},

@@ -27,7 +27,7 @@ from rows import (
 )
 
 from fastedgy.ids import new_id
-from fastedgy.store import actions, claim, workers
+from fastedgy.store import actions, claim, queues, workers
 from fastedgy.store.workers import Pulse, TakenBack
 
 
@@ -124,6 +124,26 @@ async def test_a_beat_looks_around(connection: asyncpg.Connection) -> None:
     assert (pulse.cancelled, pulse.stale, pulse.suspects) == ([record["id"]], True, True)
     assert pulse.next_due is not None
     assert 55 < pulse.next_due <= 60
+
+
+@pytest.mark.parametrize(("serves", "sees"), [([], True), (["mail"], True), (["web"], False)])
+async def test_a_suspect_is_one_for_those_who_serve_its_queue(
+    connection: asyncpg.Connection, serves: list[str], sees: bool
+) -> None:
+    await register(connection, queues=serves)
+    await change(connection, await add(connection, queue="mail"), alone=True)
+
+    assert (await beat(connection)).suspects is sees
+
+
+async def test_a_suspect_in_a_paused_queue_waits(connection: asyncpg.Connection) -> None:
+    await register(connection)
+    await change(connection, await add(connection, queue="mail"), alone=True)
+
+    await queues.pause(connection, TABLES, "mail", actor="me")
+    assert not (await beat(connection)).suspects
+    await change(connection, await add(connection), alone=True)
+    assert (await beat(connection)).suspects
 
 
 async def test_ones_own_old_heartbeat_is_not_stale(connection: asyncpg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -314,10 +315,50 @@ async def test_the_task_that_occupies_the_event_loop_is_known(
     assert executor.current() is None
 
 
-def wait_for_current(executor: Executor) -> UUID | None:
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no look into the context of a task")
+async def test_the_task_whose_child_occupies_the_event_loop_is_known(
+    make: Make, completer: Completer
+) -> None:
+    executor = make()
+    blocks = row(shop_tasks.block_in_a_child, "[0.4]")
+    executor.accept([blocks])
+
+    assert await asyncio.to_thread(wait_for_current, executor, blocks["name"]) == blocks["id"]
+    await came(completer, blocks)
+
+
+async def test_other_threads_may_ask_for_sync_functions_while_tasks_come_and_go(
+    make: Make,
+) -> None:
+    executor = make()
+
+    class Leaves:
+        @property
+        def sync(self) -> bool:
+            executor._running.clear()  # what the loop's thread may do at any moment
+            return False
+
+    executor._running = {new_id(): Leaves(), new_id(): Leaves()}  # type: ignore[dict-item]
+    assert not executor.has_sync()
+
+
+async def test_a_task_that_had_no_turn_yet_is_not_late(make: Make, completer: Completer) -> None:
+    executor = make()
+    held = row(shop_tasks.hold)
+    executor.accept([held])
+    [it] = executor._running.values()
+    assert executor.late(it.deadline) == []
+    await asyncio.sleep(0)
+    assert executor.late(it.deadline) == [it]
+    assert executor.late(it.deadline - 0.1) == []
+    shop_tasks.gates["hold"].set()
+    await came(completer, held)
+
+
+def wait_for_current(executor: Executor, name: str = "block") -> UUID | None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         it = executor.current()
-        if it is not None and it.name == "block":
+        if it is not None and it.name == name:
             return it.id
     return None

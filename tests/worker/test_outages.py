@@ -279,6 +279,28 @@ async def test_a_blocked_event_loop_is_reported_with_the_tasks_name_and_beats_go
     assert "The event loop moves again" in caplog.messages
 
 
+async def test_a_tick_that_fails_is_counted_and_the_next_one_comes(
+    hire: Hire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def look(now: float) -> None:
+        looks.append(now)
+        if len(looks) == 1:
+            raise ZeroDivisionError
+
+    async with hire() as staff:
+        monkeypatch.setattr(staff.worker.watchdog, "look", look)
+
+        def looked_again() -> None:
+            assert len(looks) > 1
+
+        await eventually(looked_again)
+        assert staff.counters.errors == 1
+
+    assert "A tick of the heartbeat failed" in caplog.messages
+
+
 async def last_beat(connection: asyncpg.Connection) -> Any:
     return await connection.fetchval("SELECT last_heartbeat FROM queued_task_workers")
 

@@ -141,6 +141,78 @@ async def test_a_sync_function_beyond_its_timeout_takes_its_process_with_it(
     assert (row["attempt"], json.loads(row["result"])) == (2, "second time")
 
 
+async def test_what_runs_in_a_thread_ends_before_its_row_is_due_however_slow_the_rest_is(
+    crew: Crew, connection: asyncpg.Connection
+) -> None:
+    process = await crew.start()
+    in_thread = await add_call(connection, "nap_sync", 60.0)
+    await reaches(connection, in_thread, "doing")
+    done = await add_call(connection, "greet", "you")
+    await reaches(connection, done, "done")
+    locker = await asyncpg.connect(crew.url)
+    try:
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE queued_task_rollups")  # the counts cannot be written
+            process.tell(signal.SIGTERM)
+            await eventually(lambda: drains(process))
+            process.tell(signal.SIGTERM)
+            await reaches(connection, in_thread, "scheduled")
+            written = time.monotonic()
+            assert await process.ended() == 0
+            assert time.monotonic() - written < 1 + SLACK  # a statement may take ten
+    finally:
+        await locker.close()
+
+
+async def test_the_counts_hold_what_ended_with_its_process(
+    crew: Crew, connection: asyncpg.Connection
+) -> None:
+    process = await crew.start()
+    greeting = await add_call(connection, "greet", "you", queue="one")
+    await reaches(connection, greeting, "done")
+    stuck = await add_call(connection, "stuck_once", max_retries=1, queue="two")
+
+    assert await process.ended() == 3
+    assert (await read(connection, stuck))["state"] == "scheduled"
+    counts = await connection.fetch(
+        "SELECT queue, done, retried FROM queued_task_rollups"
+        " WHERE seconds = 0 AND name <> '' ORDER BY queue"
+    )
+    assert [tuple(row) for row in counts] == [("one", 1, 0), ("two", 0, 1)]
+
+
+async def test_a_loop_that_a_child_of_a_task_blocks_ends_the_process_and_costs_the_task_an_attempt(
+    crew: Crew, connection: asyncpg.Connection
+) -> None:
+    process = await crew.start(app="hasty_app:app")
+    blocks = await add_call(connection, "block_in_a_child", 60.0, max_retries=1)
+    other = await add_call(connection, "nap", 60.0)
+
+    assert await process.ended() == 3
+    row = await read(connection, blocks)
+    assert (row["state"], row["error_type"], row["attempt"]) == ("scheduled", "TaskTimeout", 1)
+    assert (await read(connection, other))["attempt"] == 0
+    assert f"blocked beyond the timeout of shop.send ({blocks}); the process" in process.output
+
+
+async def test_a_thread_that_an_interrupted_task_has_left_holds_nothing_up(
+    crew: Crew, connection: asyncpg.Connection
+) -> None:
+    process = await crew.start()
+    task = await add_call(connection, "nap_in_default_thread", 60.0)
+    await reaches(connection, task, "doing")
+    process.tell(signal.SIGTERM)
+    await eventually(lambda: drains(process))
+    process.tell(signal.SIGTERM)
+
+    assert await process.ended() == 0
+    assert (await read(connection, task))["state"] == "enqueued"
+
+
+def drains(process: Process) -> None:
+    assert any(report["event"] == "draining" for report in process.reports)
+
+
 async def test_a_process_that_dies_leaves_its_tasks_to_whoever_reports_it(
     crew: Crew, connection: asyncpg.Connection
 ) -> None:

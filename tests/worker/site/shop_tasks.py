@@ -292,6 +292,16 @@ async def block(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@task(timeout=0.5, max_retries=1, backoff=60)
+async def block_in_a_child(seconds: float) -> None:
+    """Block the event loop in an asyncio task that is not the task's own."""
+    await asyncio.gather(block(seconds))
+
+
+async def nap_in_default_thread(seconds: float) -> None:
+    await asyncio.to_thread(time.sleep, seconds)
+
+
 async def talk(lines: int) -> None:
     for number in range(lines):
         logger.info("line %d", number)
