@@ -18,9 +18,13 @@ from fastedgy.store import outcomes
 from fastedgy.store.outcomes import Outcome, Standing
 from fastedgy.store.statements import HISTORY, Statement
 
-# Locked like the parents of new tasks: they cannot end between the look and the link.
+# Locked like the parents of new tasks: they cannot end between the look and the link. Along with
+# them the tasks themselves, which nobody can ask to cancel any more until they wait.
 LOCK_OTHERS = Statement("""
-SELECT id, state FROM $tasks WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+SELECT id, state, cancel_requested FROM $tasks
+ WHERE id = ANY ($1::uuid[])
+ ORDER BY id
+   FOR NO KEY UPDATE
 """)
 
 # By itself: one of the others may be among those that are to stand for a third, and a statement
@@ -31,8 +35,8 @@ UPDATE $tasks SET has_children = true
 """)
 
 # Everything that the other waits for itself, or is to wait for from now on, each met once. Two
-# tasks that return each other on two workers lock each other's rows: one of them is made to try
-# again, and then sees the circle.
+# tasks that return each other on two workers lock the same rows: one of them has to wait, and then
+# sees the circle.
 CIRCLES = Statement("""
 WITH RECURSIVE given AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS given (id, by)
@@ -54,7 +58,7 @@ STAND = Statement(
 WITH standing AS (
     UPDATE $tasks AS task
        SET state = 'waiting', waiting_on = 1, stands_for = outcome.by,
-           losses = 0, alone = false, cancel_requested = false,
+           losses = 0, alone = false,
            context = coalesce(outcome.context, task.context),
            date_started = clock_timestamp() - outcome.began * interval '1 second',
            error_type = NULL, error_message = NULL, error_traceback = NULL,
@@ -85,8 +89,8 @@ class Stood:
     """What became of tasks that returned others.
 
     `written` wait now. `refused` are outcomes in place of those that cannot: the other is gone, or
-    waits for them itself. `done` are those whose other is done already; `dead` are others that have
-    come to nothing already.
+    waits for them itself, or they were to be cancelled. `done` are those whose other is done
+    already; `dead` are others that have come to nothing already.
     """
 
     written: set[UUID] = field(default_factory=set)
@@ -102,14 +106,23 @@ async def stand(
     `done` and `dead` in the same.
     """
     stood = Stood()
-    rows = await connection.fetch(LOCK_OTHERS[tables], [outcome.by for outcome in given])
+    ids = [id for outcome in given for id in (outcome.by, outcome.id)]
+    rows = await connection.fetch(LOCK_OTHERS[tables], ids)
     states: dict[UUID, str] = {row["id"]: row["state"] for row in rows}
+    # A request that came too late for the worker to hear.
+    unwanted = {row["id"] for row in rows if row["cancel_requested"]}
+    stood.refused = [
+        outcomes.cancelled(outcome.id, outcome.run, outcome.began, outcome.ended,
+                           "Cancelled on request.")
+        for outcome in given if outcome.id in unwanted
+    ]  # fmt: skip
+    wanted = [outcome for outcome in given if outcome.id not in unwanted]
     rows = await connection.fetch(
-        CIRCLES[tables], [outcome.id for outcome in given], [outcome.by for outcome in given]
+        CIRCLES[tables], [outcome.id for outcome in wanted], [outcome.by for outcome in wanted]
     )
     circles = {row["start"] for row in rows}
     fine: list[Standing] = []
-    for outcome in given:
+    for outcome in wanted:
         error: Exception
         if outcome.by not in states:
             error = TaskNotFound(outcome.by)
@@ -122,6 +135,9 @@ async def stand(
             outcomes.failed(outcome.id, outcome.run, outcome.began, outcome.ended,
                             type(error).__name__, f"It returned a task to stand for it: {error}")
         )  # fmt: skip
+    contexts = {outcome.id: outcome.context for outcome in given}
+    for refused in stood.refused:
+        refused.context = contexts[refused.id]
     if fine:
         await connection.execute(MARK_OTHERS[tables], [outcome.by for outcome in fine])
         written = await connection.fetch(

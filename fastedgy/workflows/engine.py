@@ -21,7 +21,7 @@ from fastedgy.queued_task.annotations import result_rebuilder
 from fastedgy.queued_task.callables import call_in_thread
 from fastedgy.queued_task.encoding import NotEncodable, dumps, excess, loads
 from fastedgy.queued_task.running import TaskRun, current
-from fastedgy.queued_tasks.buffer import Buffer, open_buffer
+from fastedgy.queued_tasks.buffer import Buffer, open_buffer, running_loop
 from fastedgy.queued_tasks.scripts import open_producer
 from fastedgy.queued_tasks.service import QueuedTasks
 from fastedgy.store.outage import is_outage
@@ -45,15 +45,18 @@ def producer(word: str) -> QueuedTasks:
     """The application's producer, or that of the script that is open here.
 
     Raises NotConnected where there is none, NotAsync in a sync task: its thread has no part in the
-    event loop that the connections belong to. `word` is what was called.
+    event loop that the connections belong to. What stands around the function has: the breaker of
+    the task, middleware, hooks, and its error handler. `word` is what was called.
     """
     run = current.get()
-    if run is not None:
-        refuse_sync(word, run)
     try:
-        return open_producer()
+        service = open_producer()
     except NoOpenBuffer:
         raise NotConnected(word) from None
+    home = service._home
+    if run is not None and (home is None or home.loop is not running_loop()):
+        refuse_sync(word, run)
+    return service
 
 
 def refuse_sync(word: str, run: TaskRun) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from rows import TABLES, add, add_taken, end, read, state_of, take
+from rows import (
+    CHANNELS,
+    TABLES,
+    add,
+    add_taken,
+    blocked,
+    end,
+    listening,
+    read,
+    state_of,
+    states,
+    take,
+)
 
 from fastedgy.store import actions
 from fastedgy.store.finish import Finished, finish_any
@@ -64,3 +77,64 @@ async def test_it_waits_for_what_it_returned_whichever_parent_is_done_first(
         await end(connection, record, result=result)
     row = await read(connection, child)
     assert (row["state"], row["result"]) == ("done", "2")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"), [(None, "Cancelled on request."), ("wrong customer", "wrong customer")]
+)
+async def test_one_that_was_to_be_cancelled_does_not_wait_for_what_it_returned(
+    connection: asyncpg.Connection, database_url: str, reason: str | None, kept: str
+) -> None:
+    record, returned = await add_taken(connection, awaited=True), await add_taken(connection)
+    child = await add(connection, record["id"])
+    asked = await actions.cancel(connection, TABLES, [record["id"]], reason=reason)
+    assert asked.asked == [record["id"]]
+
+    async with listening(database_url) as ear:
+        late = standing(record, returned["id"])
+        late.context = '{"said": 1}'
+        finished = await finish_any(connection, TABLES, [late], channels=CHANNELS)
+        assert await ear.hears("queue_new_task_done") == [str(record["id"])]
+
+    assert not finished.fenced
+    row = await read(connection, record["id"])
+    assert (row["state"], row["error_type"]) == ("cancelled", "TaskCancelled")
+    assert (row["error_message"], row["context"]) == (kept, '{"said": 1}')
+    assert row["stands_for"] is None
+    assert await state_of(connection, child) == "cancelled"
+    assert await state_of(connection, returned["id"]) == "doing"
+    assert not (await stand(connection, late)).fenced  # once more, after a lost answer
+
+
+async def test_a_request_that_comes_while_it_is_about_to_wait_is_not_lost(
+    connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    record, returned = await add_taken(connection), await add_taken(connection)
+    async with connection.transaction():
+        await actions.cancel(connection, TABLES, [record["id"]], reason="wrong customer")
+        ending = asyncio.create_task(stand(other, standing(record, returned["id"])))
+        await blocked(watcher, other)
+    await ending
+    row = await read(connection, record["id"])
+    assert (row["state"], row["error_message"]) == ("cancelled", "wrong customer")
+
+
+async def test_a_request_that_comes_while_it_begins_to_wait_ends_the_wait(
+    connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    record, returned = await add_taken(connection), await add_taken(connection)
+    async with connection.transaction():
+        await stand(connection, standing(record, returned["id"]))
+        asking = asyncio.create_task(actions.cancel(other, TABLES, [record["id"]]))
+        await blocked(watcher, other)
+    assert (await asking).ended == [record["id"]]
+    assert await state_of(connection, record["id"]) == "cancelled"
+
+
+async def test_two_that_return_each_other_and_one_was_to_be_cancelled(
+    connection: asyncpg.Connection,
+) -> None:
+    one, other = await add_taken(connection), await add_taken(connection)
+    await actions.cancel(connection, TABLES, [one["id"]])
+    await stand(connection, standing(one, other["id"]), standing(other, one["id"]))
+    assert await states(connection) == ["cancelled"] * 2  # and no circle

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import asyncpg
@@ -280,6 +282,28 @@ async def test_a_task_behind_an_open_breaker_waits_and_spends_no_attempt(
         for ref in refs:
             row = await reaches(connection, ref.id, "done")
             assert row["attempt"] == 1
+    assert noted == ["called"] * 4
+
+
+async def test_a_sync_task_goes_through_its_breaker_too(
+    hire: Hire, connection: asyncpg.Connection
+) -> None:
+    CircuitBreaker("guarded", failure_threshold=2, reset_timeout=0.5, success_threshold=1)
+    async with hire(concurrency=1) as staff:
+        add = partial(staff.tasks.add_task, step_tasks.sync_behind_a_guard)
+        assert await add().wait(timeout=30) == "yes"
+        staff.claims_ahead()  # what is claimed while the breaker is closed finds it open
+        fails = [add(True), add(True)]
+        late = add()
+        for ref in fails:
+            with pytest.raises(TaskFailed) as failure:
+                await ref.wait(timeout=30)
+            assert failure.value.error_type == "ConnectionError"
+        assert noted == ["called"] * 3
+        assert await late.wait(timeout=30) == "yes"
+        row = await reaches(connection, late.id, "done")
+    assert row["attempt"] == 1
+    assert {entry["what"] for entry in json.loads(row["history"])} == {"snoozed"}
     assert noted == ["called"] * 4
 
 

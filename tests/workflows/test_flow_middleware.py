@@ -14,12 +14,18 @@ from fastedgy.queued_task import (
     Retry,
     TaskRun,
     add_middleware,
+    get_current_task,
     middleware,
+    on_post_run,
     on_pre_run,
     remove_middleware,
+    task,
 )
+from fastedgy.queued_task.functions import describe
 from fastedgy.queued_task.hooks import clear_all_hooks
 from fastedgy.queued_task.middleware import registered
+from fastedgy.tasks.durable import ON_ERROR
+from fastedgy.workflows import CircuitBreaker, idempotent, send_event, step
 
 seen: list[Any] = []
 
@@ -121,3 +127,53 @@ def test_only_async_functions_of_a_task_and_a_call_are_taken() -> None:
     remove_middleware(outer)
     remove_middleware(outer)
     assert list(registered()) == []
+
+
+@task
+async def use_the_queue(*_: Any, **__: Any) -> None:
+    async with CircuitBreaker("around"):
+        seen.append(await idempotent("around", give_sync, "made"))
+        seen.append(await send_event("around"))
+
+
+@task(max_retries=0)
+def fail_with_handler() -> None:
+    """Fails like a durable in-process task that the workers have taken over."""
+    run = get_current_task()
+    assert run is not None
+    run.context[ON_ERROR] = describe(use_the_queue).path
+    raise ValueError("sync")
+
+
+@pytest.mark.parametrize("where", ["middleware", "before", "after", "error handler"])
+async def test_what_stands_around_a_sync_task_is_in_the_loop(hire: Hire, where: str) -> None:
+    async def around(_: TaskRun, call_next: Any) -> Any:
+        await use_the_queue()
+        return await call_next()
+
+    match where:
+        case "middleware":
+            add_middleware(around)
+        case "before":
+            on_pre_run(use_the_queue)
+        case "after":
+            on_post_run(use_the_queue)
+    async with hire() as staff:
+        if where == "error handler":
+            with pytest.raises(TaskFailed, match="sync"):
+                await staff.tasks.add_task(fail_with_handler).wait(timeout=30)
+        else:
+            assert await staff.tasks.add_task(give_sync, 3).wait(timeout=30) == 3
+    assert seen == ["made", True]
+
+
+async def test_steps_are_for_async_tasks_also_in_middleware(hire: Hire) -> None:
+    async def with_step(_: TaskRun, call_next: Any) -> Any:
+        await step("one", give_sync)
+        return await call_next()
+
+    add_middleware(with_step)
+    async with hire() as staff:
+        with pytest.raises(TaskFailed) as failure:
+            await staff.tasks.add_task(give_sync).wait(timeout=30)
+    assert failure.value.error_type == "fastedgy.errors.NotAsync"

@@ -487,6 +487,14 @@ async def behind_a_guard(fails: bool = False, hangs: bool = False) -> str:
     return "yes"
 
 
+@task(max_retries=0, breaker="guarded")
+def sync_behind_a_guard(fails: bool = False) -> str:
+    note("called")
+    if fails:
+        raise ConnectionError("no")
+    return "yes"
+
+
 # What is killed in the middle.
 
 
