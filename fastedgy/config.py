@@ -87,7 +87,8 @@ class Settings(_Checked):
     app: str | None = Field(
         None,
         validation_alias=AliasChoices("FASTEDGY_APP", "app"),
-        description="The application as `module:attribute`. Absent: `app` in main.py or app.py.",
+        description="The application as `module:attribute`. Absent: `app` in main.py, app.py, "
+        "app/main.py or api.py.",
     )
     data_dir: str = Field(
         ".fastedgy",
@@ -210,12 +211,12 @@ class QueuedTaskConfig(_Checked):
     polling_interval: PositiveFloat = Field(
         2,
         validation_alias=_queue_names("polling_interval"),
-        description="Seconds between two looks at the table without notifications.",
+        description="Seconds between two looks at the table where NOTIFY is off, or not heard.",
     )
     fallback_polling_interval: PositiveFloat = Field(
         30,
         validation_alias=_queue_names("fallback_polling_interval"),
-        description="Seconds between two looks at the table beside notifications.",
+        description="Seconds between two looks at the table beside NOTIFY: one may be lost.",
     )
     use_postgresql_notify: bool = Field(
         True,

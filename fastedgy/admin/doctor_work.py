@@ -11,12 +11,13 @@ from fastedgy.store import doctor_work as store
 from fastedgy.store.breakers import list_breakers
 from fastedgy.store.claim import find_lanes
 from fastedgy.store.doctor_work import MOST, Stuck
+from fastedgy.store.maintain import DAY, retention
 from fastedgy.wording import count, duration
 
 START = "fastedgy queue start"
 STARTING = 120.0
 """Seconds that a worker may take from the moment it got its id to its row."""
-PRUNE_SLACK = 2 * 86_400.0
+PRUNE_SLACK = 2 * DAY
 """Seconds beyond the retention until pruning counts as behind."""
 
 
@@ -157,19 +158,23 @@ async def check_tasks(connection: Connection, tables: Tables, ward: Ward) -> lis
                 details=_details(lost),
             )
         )  # fmt: skip
-    age = await store.oldest_ended(connection, tables)
-    if age is not None and age > config.retention_days * 86_400 + PRUNE_SLACK:
-        findings.append(
-            Finding(
-                "pruning_behind", Severity.warning,
-                f"There are tasks that ended {duration(age)} ago, and they are kept for "
-                f"{config.retention_days:g} days.",
-                "Workers prune all the time, a little; without workers nobody does.",
-                f"QUEUE_RETENTION_DAYS = {config.retention_days:g}",
-                f"fastedgy queue prune --older-than {config.retention_days:g}d",
-                details={"seconds": age},
-            )
-        )  # fmt: skip
+    ended = await store.oldest_ended(connection, tables)
+    for states, kept in retention(config.retention_days, config.retention_failed_days):
+        age = max((ended[state] for state in states if state in ended), default=0.0)
+        if age > kept + PRUNE_SLACK:
+            setting = "QUEUE_RETENTION_DAYS" if "done" in states else "QUEUE_RETENTION_FAILED_DAYS"
+            findings.append(
+                Finding(
+                    "pruning_behind", Severity.warning,
+                    f"There are tasks that ended {duration(age)} ago, and they are kept for "
+                    f"{kept / DAY:g} days.",
+                    "Workers prune all the time, a little; without workers nobody does.",
+                    f"{setting} = {kept / DAY:g}",
+                    "fastedgy queue prune",
+                    details={"seconds": age},
+                )
+            )  # fmt: skip
+            break
     return findings
 
 

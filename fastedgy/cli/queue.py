@@ -43,7 +43,9 @@ def queue(context: CliContext, app: str | None) -> None:
 
 
 @queue.command()
-@click.option("--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py.")
+@click.option(
+    "--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py, app.py, …"
+)
 @click.option("-w", "--workers", type=click.IntRange(1, 1_000), help="Worker processes.")
 @click.option("--min-workers", type=click.IntRange(min=0), help="Processes to keep while idle.")
 @click.option(

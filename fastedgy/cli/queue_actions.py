@@ -248,15 +248,19 @@ async def clear(context: CliContext, queues: list[str] | None, yes: bool, as_jso
 
 @click.command(cls=Command)
 @click.option(
-    "--older-than", type=span, metavar="SPAN", help="Such as 7d. Default: QUEUE_RETENTION_DAYS."
+    "--older-than",
+    type=span,
+    metavar="SPAN",
+    help="Such as 7d. Default: QUEUE_RETENTION_DAYS and QUEUE_RETENTION_FAILED_DAYS.",
 )
 @click.option(
     "--state", "states", multiple=True, type=click.Choice(maintain.ENDED),
     help="Only these; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--archive", "folder", metavar="DIR", help="Write them into files of this folder first."
-)
+    "--archive", "folder", metavar="DIR",
+    help="Write them into files of this folder first. Default: QUEUE_ARCHIVE_DIR.",
+)  # fmt: skip
 @click.option(
     "--format", "kind", type=click.Choice(sorted(ARCHIVES)), default="jsonl", show_default=True,
     help="What the files are.",
@@ -272,34 +276,37 @@ async def prune(
     as_json: bool,
 ) -> None:
     """Delete tasks that ended long ago, with their logs. Workers do it by themselves too."""
-    age = timedelta(days=context.config.retention_days) if older_than is None else older_than
-    wanted: dict[str, Any] = {
-        "older_than": age.total_seconds(),
-        "limit": _CHUNK,
-        "states": states or maintain.ENDED,
-    }
+    config = context.config
+    folder = folder or config.archive_dir
     archive = ARCHIVES[kind](folder) if folder else None
+    ages = maintain.retention(config.retention_days, config.retention_failed_days)
+    if older_than is not None:
+        ages = [(maintain.ENDED, older_than.total_seconds())]
+    if states:
+        chosen = [(tuple(state for state in among if state in states), age) for among, age in ages]
+        ages = [(among, age) for among, age in chosen if among]
     deleted = 0
     async with context.queue() as queue:
-        after = maintain.FIRST_ID
         with progress("Deleting") as advance:
-            while True:
-                if archive is None:
-                    number, after = await maintain.prune(*queue, after=after, **wanted)
-                else:
-                    number, after = await archive_chunk(*queue, archive, after=after, **wanted)
-                deleted += number
-                advance(number)
-                if not number:
-                    break
+            for among, age in ages:
+                wanted: dict[str, Any] = {"older_than": age, "limit": _CHUNK, "states": among}
+                after, number = maintain.FIRST_ID, -1
+                while number:
+                    if archive is None:
+                        number, after = await maintain.prune(*queue, after=after, **wanted)
+                    else:
+                        number, after = await archive_chunk(*queue, archive, after=after, **wanted)
+                    deleted += number
+                    advance(number)
         if deleted:
-            told = {name: wanted[name] for name in ("older_than", "states")}
-            await _note(queue, "task.prune", deleted=deleted, archive=folder, **told)
+            told = {state: age for among, age in ages for state in among}
+            await _note(queue, "task.prune", deleted=deleted, archive=folder, older_than=told)
     if as_json:
         print_json({"deleted": deleted})
         return
+    times = " or ".join(dict.fromkeys(duration(age) for _, age in ages))
     kept = f" They are in {folder}." if folder and deleted else ""
-    click.echo(f"Deleted {count(deleted, 'task')} that ended more than {duration(age)} ago.{kept}")
+    click.echo(f"Deleted {count(deleted, 'task')} that ended more than {times} ago.{kept}")
 
 
 COMMANDS = (cancel, retry, clear, prune)

@@ -30,7 +30,9 @@ MARGIN = 20.0
 
 
 @click.command("serve", cls=Command)
-@click.option("--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py.")
+@click.option(
+    "--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py, app.py, …"
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--reload", is_flag=True, help="Start anew when a file changes, for development.")

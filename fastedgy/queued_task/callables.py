@@ -23,11 +23,9 @@ from fastedgy.queued_task.encoding import (
 )
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions, options_of
 from fastedgy.queued_task.signatures import Shape
+from fastedgy.store.redaction import REDACTED
 
 logger = logging.getLogger("queued_task")
-
-# What a redacted value looks like.
-REDACTED = "••••••"
 
 LONGEST_KEY = 500
 

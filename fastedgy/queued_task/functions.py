@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastedgy.queued_task.callables import REDACTED, TaskFunction, describe, describe_closure
+from fastedgy.queued_task.callables import TaskFunction, describe, describe_closure
 from fastedgy.queued_task.offered import offer, resolve
 
-__all__ = ["REDACTED", "TaskFunction", "describe", "describe_closure", "offer", "resolve"]
+__all__ = ["TaskFunction", "describe", "describe_closure", "offer", "resolve"]

@@ -42,7 +42,8 @@ def on_pre_run(hook: H) -> H:
 def on_post_run(hook: H) -> H:
     """Call `hook(task, result=None, error=None)` after each attempt, inside the task.
 
-    `error` is the exception of an attempt that failed. A hook may leave out what it does not need.
+    `error` is what ended the run if no result did: an exception, but also the `Retry`, `Snooze` or
+    `asyncio.CancelledError` of one that goes on later. A hook may leave out what it does not need.
     """
     return _register("post_run", hook)
 

@@ -14,7 +14,6 @@ from fastedgy.queued_task.callables import TaskAmongArguments
 from fastedgy.queued_task.closures import pack
 from fastedgy.queued_task.encoding import excess
 from fastedgy.queued_task.functions import (
-    REDACTED,
     TaskFunction,
     describe,
     describe_closure,
@@ -25,6 +24,7 @@ from fastedgy.queued_tasks.buffer import Pending
 from fastedgy.queued_tasks.duplicates import Uniqueness, uniqueness
 from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store.newtask import Spec
+from fastedgy.store.redaction import REDACTED
 
 if TYPE_CHECKING:
     from fastedgy.queued_tasks.service import QueuedTasks

@@ -98,8 +98,9 @@ class QueuedTaskRef:
 
         `timeout` is in seconds; None waits for as long as it takes.
 
-        Raises TaskFailed (with the remote type, message and traceback), TaskCancelled,
-        ResultNotStored, TaskNotFound when the row is gone, and the built-in TimeoutError.
+        Raises TaskFailed (with the remote type, message and traceback), TaskCancelled (also when
+        the row is deleted meanwhile), ResultNotStored, TaskNotFound when there is no such row, and
+        the built-in TimeoutError.
         """
         if self._state == "cancelled":
             raise TaskCancelled(id=self._id or UUID(int=0), name="", reason="before it was written")

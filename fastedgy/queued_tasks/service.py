@@ -121,7 +121,9 @@ class QueuedTasks:
 
         `name`, `queue`, `priority` (higher runs first), `delay` (seconds or a timedelta) or `at` (a
         datetime with a time zone), `max_retries`, `timeout` (seconds), `unique_key`,
-        `on_duplicate`, `on_parent_failure`, `auto_remove`. Raises InvalidOption for anything else.
+        `on_duplicate`, `unique_for`, `unique_while`, `on_parent_failure`, `auto_remove`, `limit`,
+        `rate`, `per`, `breaker`. Raises InvalidOption for anything else, and for what makes no
+        sense.
         """
         return TaskMaker(self, TaskOptions.of_call(options))
 

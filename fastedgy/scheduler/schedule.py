@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from fastedgy.errors import InvalidSchedule
-from fastedgy.queued_task.functions import REDACTED
 from fastedgy.scheduler.definition import trigger_of, words_of
 from fastedgy.scheduler.walltime import zone
+from fastedgy.store.redaction import REDACTED
 from fastedgy.store.schedules import ScheduleRow
 
 

@@ -103,10 +103,10 @@ SELECT count(*) AS tasks, min(id::text)::uuid AS example
  WHERE held.there IS NULL
 """)
 _OLDEST_ENDED = Statement("""
-SELECT extract(epoch FROM clock_timestamp() - date_ended)::float8
+SELECT state, extract(epoch FROM clock_timestamp() - min(date_ended))::float8 AS age
   FROM (SELECT date_ended, state FROM $tasks ORDER BY id LIMIT 1000) AS oldest
  WHERE state IN ('done', 'failed', 'cancelled')
- ORDER BY date_ended LIMIT 1
+ GROUP BY state
 """)
 _SCHEDULES = Statement("""
 SELECT name, error, extract(epoch FROM clock_timestamp() - next_due)::float8 AS late
@@ -239,10 +239,9 @@ async def forsaken(connection: Connection, tables: Tables) -> Stuck:
     return Stuck(**await connection.fetchrow(_FORSAKEN[tables]))
 
 
-async def oldest_ended(connection: Connection, tables: Tables) -> float | None:
-    """How long ago the longest ended of the thousand oldest tasks has ended, in seconds."""
-    age: float | None = await connection.fetchval(_OLDEST_ENDED[tables])
-    return age
+async def oldest_ended(connection: Connection, tables: Tables) -> dict[str, float]:
+    """How long ago the longest ended of the thousand oldest tasks has ended: seconds, by state."""
+    return {row["state"]: row["age"] for row in await connection.fetch(_OLDEST_ENDED[tables])}
 
 
 async def late_schedules(

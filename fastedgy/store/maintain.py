@@ -86,6 +86,17 @@ SELECT count(*)::integer AS pruned, max(id::text) AS last FROM gone
 
 ENDED = ("done", "failed", "cancelled")
 FIRST_ID = UUID(int=0)
+DAY = 86_400.0
+
+
+def retention(days: float, failed_days: float | None) -> list[tuple[tuple[str, ...], float]]:
+    """For how many seconds tasks are kept, by the states in which they ended.
+
+    `days`: QUEUE_RETENTION_DAYS. `failed_days`: QUEUE_RETENTION_FAILED_DAYS; None: as all others.
+    """
+    if failed_days is None:
+        return [(ENDED, days * DAY)]
+    return [(("done",), days * DAY), (("failed", "cancelled"), failed_days * DAY)]
 
 
 @dataclass(frozen=True, slots=True)

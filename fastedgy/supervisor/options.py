@@ -16,7 +16,7 @@ WORKER = (sys.executable, "-m", "fastedgy.worker")
 class SupervisorOptions:
     """The options of `fastedgy queue start`.
 
-    `app`: `module:attribute`; None: `app` of main.py or app.py, as the workers find it.
+    `app`: `module:attribute`; None: as the workers find it (`discovery.PLACES`).
     `workers`: processes at most. `min_workers`: processes kept while idle, at least one; None:
     that of the settings, else `workers`, so that nothing ever shrinks. `concurrency`: tasks that
     one process runs at a time. `queues`: which to serve; empty: all, also those that come later.

@@ -9,13 +9,12 @@ from asyncpg import Connection
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.store import archive, events, gates, keys, maintain, rollups, schedules, workers
-from fastedgy.store.maintain import ENDED, FIRST_ID
+from fastedgy.store.maintain import DAY, FIRST_ID
 from fastedgy.worker.counters import Counters
 
 BATCH = 1_000
 FORGET_AFTER = 24 * 3600.0
 """Seconds for which the row of an ended worker is kept."""
-DAY = 86_400
 
 
 class Pruner:
@@ -26,12 +25,7 @@ class Pruner:
         self._config = config
         self._counters = counters
         self._archive = archive.JsonLines(config.archive_dir) if config.archive_dir else None
-        self._ages: list[tuple[tuple[str, ...], float]] = [(ENDED, config.retention_days * DAY)]
-        if config.retention_failed_days is not None:
-            failed = config.retention_failed_days * DAY
-            self._ages = [
-                (("done",), config.retention_days * DAY), (("failed", "cancelled"), failed)
-            ]  # fmt: skip
+        self._ages = maintain.retention(config.retention_days, config.retention_failed_days)
         self._turn = 0
         self._after: UUID = FIRST_ID
         self._more_to_tidy = False

@@ -34,9 +34,9 @@ async def hire(
         )
 
 
-async def find(connection: asyncpg.Connection) -> dict[str, Finding]:
+async def find(connection: asyncpg.Connection, **settings: Any) -> dict[str, Finding]:
     """What doctor says of the work: that of the server is in another place."""
-    found = await doctor(connection, TABLES, QueuedTaskConfig())
+    found = await doctor(connection, TABLES, QueuedTaskConfig(**settings))
     elsewhere = {"not_durable", "old_transaction", "dead_rows", "connections"}
     named = {each.code: each for each in found if each.code not in elsewhere}
     for each in named.values():
@@ -184,7 +184,19 @@ async def test_pruning_that_is_behind(connection: asyncpg.Connection) -> None:
 
     found = await find(connection)
     assert set(found) == {"pruning_behind"}
-    assert found["pruning_behind"].cure == "fastedgy queue prune --older-than 30d"
+    assert found["pruning_behind"].cure == "fastedgy queue prune"
+    assert await find(connection, retention_days=50) == {}
+
+
+async def test_failed_tasks_that_are_kept_for_longer_are_not_behind(
+    connection: asyncpg.Connection,
+) -> None:
+    id = await add_ended(connection)
+    await change(connection, id, date_ended=_ago(40 * 86_400), state="failed")
+    assert await find(connection, retention_failed_days=365) == {}
+
+    found = await find(connection, retention_failed_days=35)
+    assert found["pruning_behind"].evidence == "QUEUE_RETENTION_FAILED_DAYS = 35"
 
 
 async def test_workers_that_are_deaf(connection: asyncpg.Connection) -> None:

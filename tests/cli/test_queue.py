@@ -703,6 +703,24 @@ def test_long_work_shows_how_far_it_is_on_a_terminal_only(
     assert "1 of 1" in fastedgy("queue", "retry", "--yes").stderr
 
 
+def test_prune_keeps_what_the_settings_keep(
+    fastedgy: Run, rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUEUE_RETENTION_FAILED_DAYS", "365")
+    monkeypatch.setenv("QUEUE_ARCHIVE_DIR", str(tmp_path / "old"))
+    for state in ("done", "failed", "cancelled"):
+        rows.task(state, age=40 * 86_400)
+
+    answer = fastedgy("queue", "prune").stdout
+    assert "Deleted 1 task that ended more than 30 d" in answer
+    assert "365 d" in answer
+    assert list((tmp_path / "old").iterdir())
+    assert states_of(fastedgy) == {"failed": 1, "cancelled": 1}
+    assert parsed(fastedgy("queue", "prune", "--state", "done", "--json")) == {"deleted": 0}
+    spared = fastedgy("queue", "prune", "--older-than", "30d", "--state", "failed", "--json")
+    assert parsed(spared) == {"deleted": 1}
+
+
 def test_prune_deletes_what_ended_long_ago(fastedgy: Run, rows: Rows) -> None:
     for age in (40, 10, 1):
         rows.task("done", age=age * 86_400)

@@ -14,8 +14,9 @@ import task_samples as samples
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.dependencies import register_service, unregister_service
 from fastedgy.errors import FastEdgyError, InvalidArguments, InvalidFunction, InvalidOption
-from fastedgy.queued_task.functions import REDACTED, describe, describe_closure
+from fastedgy.queued_task.functions import describe, describe_closure
 from fastedgy.queued_task.options import NO_OPTIONS, TaskOptions, task
+from fastedgy.store.redaction import REDACTED
 
 
 def test_a_function_is_known_by_its_import_path() -> None:

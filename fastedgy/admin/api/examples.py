@@ -13,7 +13,7 @@ MOMENT = "2026-11-21T12:00:01.204000Z"
 
 SUMMARY: dict[str, Any] = {
     "id": ID, "name": "send_email", "state": "failed", "queue": "mail", "priority": 0,
-    "attempt": 4, "max_retries": 3, "arguments": "'ann@example.com', token=•••",
+    "attempt": 4, "max_retries": 3, "arguments": "'ann@example.com', token=[redacted]",
     "date_created": MOMENT, "date_enqueued": MOMENT, "date_due": None, "date_started": MOMENT,
     "date_ended": MOMENT, "duration": 0.31, "progress": 60, "stage": "sending",
     "error_type": "SMTPServerDisconnected", "error": "Connection unexpectedly closed",
@@ -76,7 +76,7 @@ DETAILS = {
     "id": ID, "name": "send_email", "state": "failed", "queue": "mail", "priority": 0,
     "attempt": 4, "date_enqueued": MOMENT, "date_started": MOMENT, "date_ended": MOMENT,
     "date_created": MOMENT, "date_due": None, "function": "shop.mail:send_email",
-    "args": ["ann@example.com"], "kwargs": {"token": "•••"}, "context": {"progress": 60},
+    "args": ["ann@example.com"], "kwargs": {"token": "[redacted]"}, "context": {"progress": 60},
     "result": None, "timeout": None, "run": 4, "max_retries": 3, "losses": 0, "alone": False,
     "waiting_on": 0, "cancel_requested": False, "auto_remove": False,
     "on_parent_failure": "cancel", "unique_key": None, "error_type": "SMTPServerDisconnected",
