@@ -20,7 +20,7 @@ from fastedgy.store.statements import HISTORY, Statement
 
 # Locked like the parents of new tasks: they cannot end between the look and the link. Along with
 # them the tasks themselves, which nobody can ask to cancel any more until they wait.
-LOCK_OTHERS = Statement("""
+LOCK_ALL = Statement("""
 SELECT id, state, cancel_requested FROM $tasks
  WHERE id = ANY ($1::uuid[])
  ORDER BY id
@@ -107,7 +107,7 @@ async def stand(
     """
     stood = Stood()
     ids = [id for outcome in given for id in (outcome.by, outcome.id)]
-    rows = await connection.fetch(LOCK_OTHERS[tables], ids)
+    rows = await connection.fetch(LOCK_ALL[tables], ids)
     states: dict[UUID, str] = {row["id"]: row["state"] for row in rows}
     # A request that came too late for the worker to hear.
     unwanted = {row["id"] for row in rows if row["cancel_requested"]}

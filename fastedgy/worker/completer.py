@@ -78,8 +78,7 @@ class Completer:
             self._ended[outcome.id] = run
             self.traces.leave(outcome.id)
         self._outcomes.append(outcome)
-        if not self._bell.is_set():
-            self._bell.set()
+        self._bell.set()
 
     # Asked by others.
 

@@ -136,7 +136,7 @@ EXPECTED = {
     family.SETTLE: {TASKS_KEY, "queued_task_links_pkey"},
     family.PASS_ON: {TASKS_KEY},
     family.DOOM: {TASKS_KEY, "queued_task_links_pkey"},
-    standing.LOCK_OTHERS: {TASKS_KEY},
+    standing.LOCK_ALL: {TASKS_KEY},
     standing.MARK_OTHERS: {TASKS_KEY},
     standing.CIRCLES: {TASKS_KEY, "queued_task_links_child"},
     standing.STAND: {TASKS_KEY},

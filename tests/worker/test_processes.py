@@ -72,6 +72,17 @@ async def test_a_process_works_until_it_is_told_to_stop(
     assert {"ready", "draining"} <= {report["event"] for report in process.reports}
 
 
+async def tell_twice(process: Process) -> None:
+    """Ask it to end, and then not to wait for its tasks any more."""
+
+    def draining() -> None:
+        assert any(report["event"] == "draining" for report in process.reports)
+
+    process.tell(signal.SIGTERM)
+    await eventually(draining)
+    process.tell(signal.SIGTERM)
+
+
 async def test_a_second_signal_interrupts_what_runs(
     crew: Crew, connection: asyncpg.Connection
 ) -> None:
@@ -80,14 +91,8 @@ async def test_a_second_signal_interrupts_what_runs(
     in_thread = await add_call(connection, "nap_sync", 60.0, max_retries=0)
     await reaches(connection, running, "doing")
     await reaches(connection, in_thread, "doing")
-    process.tell(signal.SIGTERM)
-
-    async def draining() -> None:
-        assert any(report["event"] == "draining" for report in process.reports)
-
-    await eventually(draining)
     began = time.monotonic()
-    process.tell(signal.SIGTERM)
+    await tell_twice(process)
     await reaches(connection, running, "enqueued")
 
     assert await process.ended() == 0
@@ -153,9 +158,7 @@ async def test_what_runs_in_a_thread_ends_before_its_row_is_due_however_slow_the
     try:
         async with locker.transaction():
             await locker.execute("LOCK TABLE queued_task_rollups")  # the counts cannot be written
-            process.tell(signal.SIGTERM)
-            await eventually(lambda: drains(process))
-            process.tell(signal.SIGTERM)
+            await tell_twice(process)
             await reaches(connection, in_thread, "scheduled")
             written = time.monotonic()
             assert await process.ended() == 0
@@ -201,16 +204,10 @@ async def test_a_thread_that_an_interrupted_task_has_left_holds_nothing_up(
     process = await crew.start()
     task = await add_call(connection, "nap_in_default_thread", 60.0)
     await reaches(connection, task, "doing")
-    process.tell(signal.SIGTERM)
-    await eventually(lambda: drains(process))
-    process.tell(signal.SIGTERM)
+    await tell_twice(process)
 
     assert await process.ended() == 0
     assert (await read(connection, task))["state"] == "enqueued"
-
-
-def drains(process: Process) -> None:
-    assert any(report["event"] == "draining" for report in process.reports)
 
 
 async def test_a_process_that_dies_leaves_its_tasks_to_whoever_reports_it(
