@@ -45,8 +45,9 @@ class Staff:
         return self.worker._counters
 
     def claims_ahead(self) -> None:
-        """Make a new one claim more than it has slots for, as it does after many short tasks."""
+        """Make it claim more than it has slots for, as it does after many short tasks."""
         ahead = self.worker.executor._ahead
+        ahead._known = False  # how long its tasks took so far, on a busy machine, does not count
         ahead.ended, ahead.worked = 1_000_000, 0.0
         ahead.measure(time.monotonic())
 
