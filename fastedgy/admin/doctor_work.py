@@ -159,7 +159,7 @@ async def check_tasks(connection: Connection, tables: Tables, ward: Ward) -> lis
             )
         )  # fmt: skip
     ended = await store.oldest_ended(connection, tables)
-    for states, kept in retention(config.retention_days, config.retention_failed_days):
+    for states, kept in retention(config):
         age = max((ended[state] for state in states if state in ended), default=0.0)
         if age > kept + PRUNE_SLACK:
             setting = "QUEUE_RETENTION_DAYS" if "done" in states else "QUEUE_RETENTION_FAILED_DAYS"

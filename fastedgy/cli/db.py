@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastedgy.cli.context import CliContext, pass_cli_context, say
-from fastedgy.cli.options import as_json, confirm, yes
+from fastedgy.cli.options import app_option, as_json, confirm, yes
 from fastedgy.cli.output import count, print_json
 from fastedgy.cli.root import Group
 
 if TYPE_CHECKING:
     from fastedgy.embedded import EmbeddedPostgres
 
-_APP_FILES = ("main.py", "app.py", "app/main.py", "api.py")
-
 
 @click.group(cls=Group)
-@click.option("--app", metavar="MODULE:ATTRIBUTE", help="The application, if it is not found.")
+@app_option
 @pass_cli_context
 def db(context: CliContext, app: str | None) -> None:
     """Create, migrate and watch the database."""
@@ -212,7 +210,9 @@ def _import_application(context: CliContext) -> None:
 
     One that is there and cannot be imported is an error: its tables might have other names.
     """
-    there = any(Path(file).is_file() for file in _APP_FILES)
+    from fastedgy.discovery import PLACES
+
+    there = any(Path(place).is_file() for place in PLACES)
     context.import_application(required=bool(there or context.app or context.settings.app))
 
 

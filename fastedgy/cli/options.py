@@ -13,6 +13,12 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for scripts.")
+app_option = click.option(
+    "--app", metavar="MODULE:ATTRIBUTE", help="The application, if it is not found."
+)
+served_app_option = click.option(
+    "--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py, app.py, …"
+)
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 

@@ -11,7 +11,7 @@ from fastedgy.admin import stats as figures
 from fastedgy.admin.overview import overview_of
 from fastedgy.cli import queue_actions, queue_ops, queue_show, watch
 from fastedgy.cli.context import CliContext, pass_cli_context
-from fastedgy.cli.options import as_json, moment, names
+from fastedgy.cli.options import app_option, as_json, moment, names, served_app_option
 from fastedgy.cli.output import count, print_json, terminal
 from fastedgy.cli.root import Group
 from fastedgy.cli.tables import (
@@ -35,7 +35,7 @@ _WIDE = 110
 
 
 @click.group(cls=Group)
-@click.option("--app", metavar="MODULE:ATTRIBUTE", help="The application, if it is not found.")
+@app_option
 @pass_cli_context
 def queue(context: CliContext, app: str | None) -> None:
     """Run workers, and see and steer the tasks."""
@@ -43,9 +43,7 @@ def queue(context: CliContext, app: str | None) -> None:
 
 
 @queue.command()
-@click.option(
-    "--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py, app.py, …"
-)
+@served_app_option
 @click.option("-w", "--workers", type=click.IntRange(1, 1_000), help="Worker processes.")
 @click.option("--min-workers", type=click.IntRange(min=0), help="Processes to keep while idle.")
 @click.option(

@@ -18,7 +18,7 @@ from fastedgy.errors import InvalidTransition, TaskNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import actions, audit, find, maintain
 from fastedgy.store.archive import ARCHIVES
-from fastedgy.store.archive import archive as archive_chunk
+from fastedgy.store.archive import prune as prune_chunk
 from fastedgy.store.details import task_state
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ async def prune(
     config = context.config
     folder = folder or config.archive_dir
     archive = ARCHIVES[kind](folder) if folder else None
-    ages = maintain.retention(config.retention_days, config.retention_failed_days)
+    ages = maintain.retention(config)
     if older_than is not None:
         ages = [(maintain.ENDED, older_than.total_seconds())]
     if states:
@@ -289,13 +289,11 @@ async def prune(
     async with context.queue() as queue:
         with progress("Deleting") as advance:
             for among, age in ages:
-                wanted: dict[str, Any] = {"older_than": age, "limit": _CHUNK, "states": among}
                 after, number = maintain.FIRST_ID, -1
                 while number:
-                    if archive is None:
-                        number, after = await maintain.prune(*queue, after=after, **wanted)
-                    else:
-                        number, after = await archive_chunk(*queue, archive, after=after, **wanted)
+                    number, after = await prune_chunk(
+                        *queue, archive, older_than=age, limit=_CHUNK, after=after, states=among
+                    )
                     deleted += number
                     advance(number)
         if deleted:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastedgy.cli.context import CliContext, pass_cli_context
-from fastedgy.cli.options import as_json, confirm, yes
+from fastedgy.cli.options import app_option, as_json, confirm, yes
 from fastedgy.cli.output import console, count, duration, print_json, shown
 from fastedgy.cli.root import Group
 
@@ -30,7 +30,7 @@ name_argument = click.argument("name")
 
 
 @click.group(cls=Group)
-@click.option("--app", metavar="MODULE:ATTRIBUTE", help="The application, if it is not found.")
+@app_option
 @pass_cli_context
 def schedule(context: CliContext, app: str | None) -> None:
     """See and steer what runs on a timetable."""

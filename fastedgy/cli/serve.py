@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastedgy.cli.context import CliContext, one_line, pass_cli_context, say
+from fastedgy.cli.options import served_app_option
 from fastedgy.cli.root import Command
 from fastedgy.discovery import find_app
 from fastedgy.errors import ConfigurationError, FastEdgyError
@@ -30,9 +31,7 @@ MARGIN = 20.0
 
 
 @click.command("serve", cls=Command)
-@click.option(
-    "--app", metavar="MODULE:ATTRIBUTE", help="The application. Default: app in main.py, app.py, …"
-)
+@served_app_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--reload", is_flag=True, help="Start anew when a file changes, for development.")

@@ -16,7 +16,7 @@ from asyncpg import Connection
 
 from fastedgy.errors import ConfigurationError
 from fastedgy.models.tables import Tables
-from fastedgy.store import bulk
+from fastedgy.store import bulk, maintain
 from fastedgy.store.maintain import ENDED, FIRST_ID, OLD, id_at
 from fastedgy.store.redaction import redact
 from fastedgy.store.statements import Statement
@@ -124,6 +124,26 @@ async def archive(
         await asyncio.to_thread(to.write, tasks)
         gone = await bulk.delete(connection, tables, [row["id"] for row in rows])
     return len(gone), UUID(int=rows[-1]["id"].int)
+
+
+async def prune(
+    connection: Connection,
+    tables: Tables,
+    to: Archive | None,
+    *,
+    older_than: float,
+    limit: int,
+    after: UUID,
+    states: Sequence[str],
+) -> tuple[int, UUID]:
+    """`archive`, or `maintain.prune` where there is no archive."""
+    if to is None:
+        return await maintain.prune(
+            connection, tables, older_than=older_than, limit=limit, after=after, states=states
+        )
+    return await archive(
+        connection, tables, to, older_than=older_than, limit=limit, after=after, states=states
+    )
 
 
 def _plain(value: Any) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from asyncpg import Connection
 
+from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.store.conditions import DUE
 from fastedgy.store.notify import BYTES_PER_PAYLOAD, LANES_PER_PAYLOAD
@@ -89,14 +90,12 @@ FIRST_ID = UUID(int=0)
 DAY = 86_400.0
 
 
-def retention(days: float, failed_days: float | None) -> list[tuple[tuple[str, ...], float]]:
-    """For how many seconds tasks are kept, by the states in which they ended.
-
-    `days`: QUEUE_RETENTION_DAYS. `failed_days`: QUEUE_RETENTION_FAILED_DAYS; None: as all others.
-    """
-    if failed_days is None:
-        return [(ENDED, days * DAY)]
-    return [(("done",), days * DAY), (("failed", "cancelled"), failed_days * DAY)]
+def retention(config: QueuedTaskConfig) -> list[tuple[tuple[str, ...], float]]:
+    """For how many seconds tasks are kept, by the states in which they ended."""
+    kept = config.retention_days * DAY
+    if config.retention_failed_days is None:
+        return [(ENDED, kept)]
+    return [(("done",), kept), (("failed", "cancelled"), config.retention_failed_days * DAY)]
 
 
 @dataclass(frozen=True, slots=True)

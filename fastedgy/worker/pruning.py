@@ -25,7 +25,7 @@ class Pruner:
         self._config = config
         self._counters = counters
         self._archive = archive.JsonLines(config.archive_dir) if config.archive_dir else None
-        self._ages = maintain.retention(config.retention_days, config.retention_failed_days)
+        self._ages = maintain.retention(config)
         self._turn = 0
         self._after: UUID = FIRST_ID
         self._more_to_tidy = False
@@ -38,16 +38,10 @@ class Pruner:
         if self._turn == 0 and self._after == FIRST_ID:
             await self._tidy(connection)
         states, older_than = self._ages[self._turn]
-        if self._archive is None:
-            pruned, self._after = await maintain.prune(
-                connection, self._tables, older_than=older_than, limit=BATCH, after=self._after,
-                states=states,
-            )  # fmt: skip
-        else:
-            pruned, self._after = await archive.archive(
-                connection, self._tables, self._archive, older_than=older_than, limit=BATCH,
-                after=self._after, states=states,
-            )  # fmt: skip
+        pruned, self._after = await archive.prune(
+            connection, self._tables, self._archive, older_than=older_than, limit=BATCH,
+            after=self._after, states=states,
+        )  # fmt: skip
         self._counters.pruned += pruned
         if pruned < BATCH:
             self._after = FIRST_ID
