@@ -188,8 +188,9 @@ async def test_a_loop_that_a_child_of_a_task_blocks_ends_the_process_and_costs_t
     crew: Crew, connection: asyncpg.Connection
 ) -> None:
     process = await crew.start(app="hasty_app:app")
-    blocks = await add_call(connection, "block_in_a_child", 60.0, max_retries=1)
     other = await add_call(connection, "nap", 60.0)
+    await reaches(connection, other, "doing")  # what is claimed behind the blocker is not known
+    blocks = await add_call(connection, "block_in_a_child", 60.0, max_retries=1)
 
     assert await process.ended() == 3
     row = await read(connection, blocks)
