@@ -254,7 +254,7 @@ async def test_a_sync_function_that_was_cancelled_still_has_its_timeout(
     executor = make()
     stuck: list[str] = []
     executor.on_stuck = stuck.append
-    asleep = row(shop_tasks.nap_sync, "[0.8]", timeout=0.2)
+    asleep = row(shop_tasks.nap_sync, "[3.0]", timeout=0.2)
     executor.accept([asleep])
     if cancelled:
 

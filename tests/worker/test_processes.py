@@ -50,8 +50,8 @@ async def test_a_process_works_until_it_is_told_to_stop(
 
     short = await add_call(connection, "greet", "you")
     assert json.loads((await reaches(connection, short, "done"))["result"]) == "hello you"
-    running = await add_call(connection, "nap", 0.7)
-    in_thread = await add_call(connection, "nap_sync", 0.7)
+    running = await add_call(connection, "nap", 3.0)
+    in_thread = await add_call(connection, "nap_sync", 3.0)
     await reaches(connection, running, "doing")
     await reaches(connection, in_thread, "doing")
 
@@ -129,9 +129,9 @@ async def test_a_sync_function_beyond_its_timeout_takes_its_process_with_it(
 ) -> None:
     """The others end first; the row is handed on at the very end; a fresh process is asked for."""
     process = await crew.start()
+    other = await add_call(connection, "nap", 3.0)
+    await reaches(connection, other, "doing")
     stuck = await add_call(connection, "stuck_once", max_retries=1)
-    other = await add_call(connection, "nap", 0.8)
-    await reaches(connection, stuck, "doing")
 
     assert await process.ended() == 3
     row = await read(connection, stuck)

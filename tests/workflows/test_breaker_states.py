@@ -314,7 +314,7 @@ async def test_time_that_is_over_counts_as_a_failure(
 ) -> None:
     CircuitBreaker("guarded", failure_threshold=1, reset_timeout=30)
     async with hire() as staff:
-        maker = staff.tasks.task(timeout=0.2)
+        maker = staff.tasks.task(timeout=2.0)
         with pytest.raises(TaskFailed):
             await maker.add_task(step_tasks.behind_a_guard, hangs=True).wait(timeout=30)
 

@@ -121,7 +121,8 @@ async def test_an_event_in_a_transaction_is_sent_with_it(
     hire: Hire, connection: asyncpg.Connection, commit: bool
 ) -> None:
     async with hire() as staff:
-        ref = staff.tasks.add_task(step_tasks.waiting, "tx", 0.5)
+        patience = 30.0 if commit else 2.0
+        ref = staff.tasks.add_task(step_tasks.waiting, "tx", patience)
         await reaches(connection, await ref.get_task_id(), "scheduled")
         await staff.tasks.add_task(step_tasks.rolled_back, "tx", commit).wait(timeout=30)
         expected = "from a transaction" if commit else "The event 'tx' did not come in time."

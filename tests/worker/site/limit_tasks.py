@@ -14,6 +14,7 @@ running: Counter[str] = Counter()
 most: defaultdict[str, int] = defaultdict(int)
 starts: list[float] = []
 started: list[str] = []
+doors: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
 def _enter(key: str) -> None:
@@ -61,6 +62,15 @@ async def plain(name: str = "plain", seconds: float = 0.0) -> None:
     _enter(name)
     try:
         await asyncio.sleep(seconds)
+    finally:
+        running[name] -= 1
+
+
+async def wait_at_door(name: str) -> None:
+    """Run until the test opens the door of that name."""
+    _enter(name)
+    try:
+        await doors[name].wait()
     finally:
         running[name] -= 1
 
