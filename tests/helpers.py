@@ -22,7 +22,7 @@ SLACK = 5.0
 NO_TLS = False
 """What clients here have as `verify`: else each of them would read all root certificates, which
 takes 30 ms of the processor."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a test waits for what is to happen. It costs nothing where it happens soon."""
 
 

@@ -155,7 +155,7 @@ def test_every_task_is_done_though_a_worker_is_killed_in_the_middle(
     demo.rows(SLOW_WORKER)
     strangers = demo.rows(LOOK_AT_STRANGERS)
 
-    wait_until(lambda: demo.tasks_are("done", 20), within=60)
+    wait_until(lambda: demo.tasks_are("done", 20))
     pids = demo.pids()
     victim, held = wait_until(lambda: stopped_at_work(demo))
     assert victim in pids
@@ -235,7 +235,7 @@ def test_a_signal_stops_all_that_was_started_and_leaves_no_task_to_run(
     start: Start, database_url: str
 ) -> None:
     demo = start(database_url)
-    wait_until(lambda: demo.tasks_are("done", 5), within=60)
+    wait_until(lambda: demo.tasks_are("done", 5))
     pids = demo.pids()
     assert len(pids) >= 5  # the demo, the server, the supervisor and two workers
     assert demo.end(signal.SIGINT) == 128 + signal.SIGINT
@@ -250,7 +250,7 @@ def test_without_a_database_url_the_embedded_server_is_of_the_folder_and_ends_wi
 ) -> None:
     embedded = server(tmp_path / ".fastedgy")
     demo = start(None)
-    wait_until(lambda: "Server" in demo.out or _fail(demo.err), within=60)
+    wait_until(lambda: "Server" in demo.out or _fail(demo.err))
     pids = demo.pids()
     assert embedded.status().running
     assert demo.end(signal.SIGTERM) == 128 + signal.SIGTERM

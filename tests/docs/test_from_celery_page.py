@@ -51,7 +51,7 @@ async def test_our_side_does_what_it_says(
     try:
         with Background(COMMAND, tmp_path, environment(DATABASE_URL=database_url)) as pool:
             async with running(shop.app, settings=Settings(database_url=database_url)) as tasks:
-                pool.wait_for("worker ready", within=60)
+                pool.wait_for("worker ready")
                 names: dict[str, Any] = vars(shop) | {"tasks": tasks}
                 names["scheduler"] = get_service(Scheduler)
                 for block in fragments:

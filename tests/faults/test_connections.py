@@ -60,15 +60,15 @@ async def test_a_transaction_on_a_frozen_connection_is_given_up_and_done_again(
 async def test_work_that_takes_long_is_given_more_time_if_it_may_be_large(
     database_url: str, large: bool
 ) -> None:
-    wire = Wire(database_url, QueuedTaskConfig(statement_timeout=0.2), Counters(), "test")
+    wire = Wire(database_url, QueuedTaskConfig(statement_timeout=0.6), Counters(), "test")
 
     async def work(connection: asyncpg.Connection) -> int:
-        return int(await connection.fetchval("SELECT 1 FROM pg_sleep(0.5)"))
+        return int(await connection.fetchval("SELECT 1 FROM pg_sleep(1.4)"))
 
     running = wire.run(work, until=lambda: wire.losses == 3, may_be_large=large)
     if large:
         assert await running == 1
-        assert wire.losses == 2, "after 0.2 s, and after 0.4 s"
+        assert wire.losses == 2, "after 0.6 s, and after 1.2 s"
     else:
         with pytest.raises(GivenUp):
             await running

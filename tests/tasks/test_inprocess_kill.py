@@ -88,7 +88,7 @@ async def all_done(connection: asyncpg.Connection, number: int) -> None:
         )
         assert {row["state"]: row["count"] for row in rows} == {"done": number}
 
-    await eventually(check, within=60)
+    await eventually(check)
 
 
 @pytest.mark.timeout(180)

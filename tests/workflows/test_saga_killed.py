@@ -21,9 +21,9 @@ async def test_killed_sagas_end_completed_or_undone(
     good = await enqueue(connection, step_tasks.killed_order, "good", False)
     bad = await enqueue(connection, step_tasks.killed_order, "bad", True)
 
-    row = await reaches(connection, good, "done", "failed", within=60)
+    row = await reaches(connection, good, "done", "failed")
     assert orjson.loads(row["result"]) == {"status": "completed"}
-    row = await reaches(connection, bad, "done", "failed", within=60)
+    row = await reaches(connection, bad, "done", "failed")
     assert orjson.loads(row["result"])["compensations"] == ["charge", "reserve"]
 
     made = Counter(ledger.read_text().splitlines())

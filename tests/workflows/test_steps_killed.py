@@ -17,7 +17,7 @@ from fastedgy.store import events
 
 async def ends(connection: asyncpg.Connection, id: UUID) -> str:
     """Wait until a task is done; its result."""
-    row = await reaches(connection, id, "done", "failed", within=60)
+    row = await reaches(connection, id, "done", "failed")
     assert row["state"] == "done", dict(row)
     return str(row["result"])
 

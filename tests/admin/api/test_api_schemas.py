@@ -79,7 +79,7 @@ def serving(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         assert server.started or not thread.is_alive()
 
     try:
-        wait_until(started, within=60)
+        wait_until(started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from commands import Background, environment, free_port, shell
-from helpers import create_database, drop_database, wait_until
+from helpers import PATIENCE, create_database, drop_database, wait_until
 from service_partner import Partner
 from service_site import SERVICE, TOKEN, Postbox, Receiver, Service
 
@@ -52,7 +52,7 @@ def service(
     try:
         s3_server = f"{sys.executable} -m moto.server -H 127.0.0.1 -p {s3}"
         with Background(s3_server, data, env) as moto:
-            shell("fastedgy db migrate", SERVICE, env, within=60)
+            shell("fastedgy db migrate", SERVICE, env, within=2 * PATIENCE)
             command = f"fastedgy serve --workers 2 --port {port}"
             with Background(command, SERVICE, env) as pool:
                 base = f"http://127.0.0.1:{port}"
@@ -66,7 +66,7 @@ def service(
                         raise AssertionError(pool.output()) from error
 
                 try:
-                    wait_until(ready, within=60)
+                    wait_until(ready, within=2 * PATIENCE)
                     yield made
                 finally:
                     made.close()

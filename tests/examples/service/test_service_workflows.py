@@ -244,21 +244,21 @@ def test_all_come_to_their_results_though_the_workers_are_killed(
                 )
                 assert row["n"] == 3  # the weather is refused without a look at the orders
 
-            wait_until(in_the_middle, within=60)
+            wait_until(in_the_middle)
             for pid in pids:
                 kill(pid)
     finally:
         partner.open.set()
     assert service.ends(chained, within=90)["status"] == "delivered"
-    summary = service.ends(batched, within=60)["summary"]
+    summary = service.ends(batched)["summary"]
     assert summary == {"total": 2, "successful": 1, "failed": 1}
-    assert service.ends(branched, within=60)["path"].endswith(".xlsx")
+    assert service.ends(branched)["path"].endswith(".xlsx")
     for recipient in ("k1", "k2", "k3"):
         assert len(mails_to(service, f"{recipient}@example.com")) == 1
     assert service.ends(restocked)["successful"] == 200
     service.ends(kicked)
-    assert service.ends(bought, within=60)["status"] == "completed"
-    assert service.ends(paid, within=60)["charge"] == partner.effects["killed"]["id"]
+    assert service.ends(bought)["status"] == "completed"
+    assert service.ends(paid)["charge"] == partner.effects["killed"]["id"]
     assert service.ends(converted) == {"amount": 125.0, "source": "live", "degraded": False}
     assert service.ends(rated) == {"status": "success", "rate": 1.25}
     assert service.ends(charged) == partner.effects["killed in line"]["id"]
@@ -277,13 +277,13 @@ def test_a_purchase_is_undone_to_the_end_though_the_workers_are_killed(
         def refused() -> None:
             assert ("/shipments", "ship killed_2") in partner.seen
 
-        wait_until(refused, within=60)
+        wait_until(refused)
         partner.open.clear()
 
         def undoing() -> None:
             assert partner.made("/refunds", partner.effects["charge killed_2"]["id"])
 
-        wait_until(undoing, within=60)
+        wait_until(undoing)
         for pid in pids:
             kill(pid)
         partner.open.set()
@@ -301,5 +301,5 @@ def test_the_migrations_are_those_of_the_models(service: Service, tmp_path: Path
     # Without the embedded Postgres that somebody may have started there by hand.
     ours = shutil.ignore_patterns(".fastedgy", "__pycache__")
     copy = shutil.copytree(SERVICE, tmp_path / "service", ignore=ours)
-    said = shell("fastedgy db makemigrations -m nothing", copy, service.env, within=60)
+    said = shell("fastedgy db makemigrations -m nothing", copy, service.env)
     assert "Nothing to write" in said
