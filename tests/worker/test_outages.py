@@ -26,11 +26,11 @@ TERMINATE = (
 DONE = "state = 'done' AND run = 1 AND attempt = 1"
 
 
-async def all_done(connection: asyncpg.Connection, number: int, within: float = 20.0) -> None:
+async def all_done(connection: asyncpg.Connection, number: int) -> None:
     async def check() -> None:
         assert await count(connection, "state = 'done'") == number
 
-    await eventually(check, within=within)
+    await eventually(check)
 
 
 async def began() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 from commands import Background
-from helpers import NO_TLS, run, wait_until
+from helpers import NO_TLS, PATIENCE, run, wait_until
 from service_partner import Quiet
 
 from fastedgy.database import connect
@@ -148,7 +148,7 @@ class Service:
         assert answer.is_success, answer.text
         return answer.json()
 
-    def ends(self, task_id: str, state: str = "done", within: float = 30) -> Any:
+    def ends(self, task_id: str, state: str = "done", within: float = PATIENCE) -> Any:
         """Wait until a task has ended, over HTTP; its result."""
 
         def check() -> Any:
