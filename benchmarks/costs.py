@@ -195,7 +195,7 @@ async def work(url: str, count: int) -> None:
 
 async def _done(worker: Worker, count: int) -> None:
     # The worker's own counter: a look at the table would be counted.
-    while worker._counters.done < count or worker.completer.unwritten():  # noqa: ASYNC110
+    while worker.parts.counters.done < count or worker.parts.completer.unwritten():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

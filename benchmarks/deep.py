@@ -13,7 +13,7 @@ from benchmarks.floor import BEGINNING
 from benchmarks.harness import T, fill, settle
 from benchmarks.tasks import noop
 from fastedgy.database import connect
-from fastedgy.store import claim, finish, maintain, workers
+from fastedgy.store import claim, maintain, recovery, returned
 from fastedgy.store.statements import Statement
 from fastedgy.worker.wire import HELD_PLANS
 
@@ -102,11 +102,11 @@ async def unwanted_scans(url: str) -> list[str]:
             f"WHERE id IN (SELECT id FROM {T.tasks} WHERE state = 'enqueued' LIMIT 200)"
         )
         complaints += await _explain(
-            connection, "rescue", workers.TAKE_BACK,
+            connection, "rescue", recovery.TAKE_BACK,
             [ghost, "lost", None, 3, False, [], None], taken=200, before=held,
         )  # fmt: skip
         complaints += await _explain(
-            connection, "the look for orphans", workers.ORPHANS, [], taken=2, before=held
+            connection, "the look for orphans", recovery.ORPHANS, [], taken=2, before=held
         )
         bound = UUID(int=(await _milliseconds(connection, 30) << 80))
         complaints += await _explain(
@@ -120,7 +120,7 @@ async def unwanted_scans(url: str) -> list[str]:
             )
         ]
         complaints += await _explain(
-            connection, "completion", finish.FINISH_DONE,
+            connection, "completion", returned.FINISH_DONE,
             [ids, [0] * 200, [], [], [0] * 200, [0] * 200, None], taken=200,
             # Just these: the next look at 200 of them may begin elsewhere.
             before=f"UPDATE {T.tasks} SET state = 'doing', worker_id = '{ghost}', "

@@ -40,7 +40,14 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "fence",
-        "an outcome names the claim it is made under",
+        "a function that returned names the claim it was run under",
+        "fastedgy/store/returned.py",
+        ((" AND task.run = outcome.run", ""),),
+        ("tests/store/test_finish.py", "tests/store/test_model.py"),
+    ),
+    Mutation(
+        "fence of failures",
+        "every other outcome names it, too",
         "fastedgy/store/finish.py",
         ((" AND task.run = outcome.run", ""),),
         ("tests/store/test_finish.py", "tests/store/test_model.py"),
@@ -62,11 +69,11 @@ MUTATIONS = (
     Mutation(
         "drain order",
         "a stopping worker gives its tasks back after they have ended, not before",
-        "fastedgy/worker/worker.py",
+        "fastedgy/worker/ending.py",
         (
             (
-                "        self.executor.close()\n",
-                "        self.executor.close()\n        await self._claims.run(self._retire)\n",
+                "        parts.executor.close()\n",
+                "        parts.executor.close()\n        await parts.claims.run(self._retire)\n",
             ),
         ),
         ("tests/faults/test_stopping.py", "tests/worker/test_processes.py"),
@@ -74,12 +81,12 @@ MUTATIONS = (
     Mutation(
         "beats end first",
         "a stopping worker beats until its last outcome is written",
-        "fastedgy/worker/worker.py",
+        "fastedgy/worker/ending.py",
         (
             (
-                "        self.fetcher.stop()\n        self.maintenance.stop()\n",
-                "        self.heartbeat.stop()\n        self.fetcher.stop()\n"
-                "        self.maintenance.stop()\n",
+                "        parts.fetcher.stop()\n        parts.maintenance.stop()\n",
+                "        heartbeat.stop()\n        parts.fetcher.stop()\n"
+                "        parts.maintenance.stop()\n",
             ),
         ),
         ("tests/faults/test_stopping.py",),
@@ -100,15 +107,15 @@ MUTATIONS = (
     Mutation(
         "links",
         "no child is missed that is linked while its parent ends",
-        "fastedgy/store/finish.py",
+        "fastedgy/store/returned.py",
         ((" AND task.xmin = ANY (ARRAY [seen.version])", ""),),
         ("tests/store/test_insert.py",),
     ),
     Mutation(
         "parents",
         "a child waits for all of its parents",
-        "fastedgy/store/insert.py",
-        (("WHEN bound.parents > 0 THEN 'waiting'", "WHEN bound.parents > 1 THEN 'waiting'"),),
+        "fastedgy/store/insert_mixed.py",
+        (("WHEN $waiting_on > 0 THEN 'waiting'", "WHEN $waiting_on > 1 THEN 'waiting'"),),
         ("tests/store/test_insert.py",),
     ),
 )

@@ -2,7 +2,7 @@
 
 These run inside the transaction that ends the parents, after the statement that ended them: a
 child whose link was committed while that statement waited for the parent's row is visible to the
-next statement only, which has a snapshot of its own. Only `finish.FINISH_AND_RELEASE` counts down
+next statement only, which has a snapshot of its own. Only `returned.FINISH_AND_RELEASE` counts down
 in the same statement, and notices such a link in another way.
 
 `state || ''` keeps the planner off the partial index on waiting tasks: the children are to be found

@@ -12,7 +12,7 @@ from fastedgy.database import connect
 from fastedgy.errors import DatabaseUnavailable
 from fastedgy.models import Tables
 from fastedgy.store.notify import channels_of
-from fastedgy.store.workers import report_lost
+from fastedgy.store.recovery import report_lost
 
 logger = logging.getLogger("fastedgy.supervisor")
 

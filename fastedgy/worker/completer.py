@@ -18,9 +18,10 @@ from asyncpg import Connection
 from fastedgy.models.tables import Tables
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.store.claim import Lane
-from fastedgy.store.finish import Finished, finish_any, finish_done
+from fastedgy.store.finish import Finished, finish_any
 from fastedgy.store.notify import Channels, Free, tell_free
 from fastedgy.store.outcomes import Done, Other, Outcome
+from fastedgy.store.returned import finish_done
 from fastedgy.store.traces import Said
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.traces import LINES, Traces, said_by

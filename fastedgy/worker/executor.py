@@ -10,50 +10,31 @@ import asyncio
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from contextvars import copy_context
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from asyncpg import Record
 
 from fastedgy.config import QueuedTaskConfig
-from fastedgy.errors import (
-    ClosureRefused,
-    FunctionNotFound,
-    FunctionRefused,
-    SignatureRefused,
-)
 from fastedgy.queued_task import hooks
-from fastedgy.queued_task.closures import unpack
-from fastedgy.queued_task.functions import describe_closure, resolve
 from fastedgy.queued_task.middleware import registered, through
 from fastedgy.queued_task.running import TaskRun, current
 from fastedgy.queued_tasks.buffer import Buffer
-from fastedgy.queued_tasks.ref import QueuedTaskRef
 from fastedgy.store import outcomes
-from fastedgy.store.outage import is_outage
-from fastedgy.store.outcomes import Outcome, Standing
+from fastedgy.store.outcomes import Outcome
+from fastedgy.worker.afterwards import Afterwards
 from fastedgy.worker.ahead import Ahead
 from fastedgy.worker.calling import Caller
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
-from fastedgy.worker.handlers import call_handler
 from fastedgy.worker.report import Board
 from fastedgy.worker.results import Results
-from fastedgy.worker.running import Running, verify_row
-from fastedgy.worker.verdict import (
-    Misfit,
-    Verdict,
-    done_as,
-    judge,
-    left_behind,
-    returned,
-    tell,
-)
+from fastedgy.worker.running import Running
+from fastedgy.worker.target import CANNOT_RUN, find_target, not_run
+from fastedgy.worker.verdict import done_as, judge, left_behind, returned
+from fastedgy.worker.waiting import Waiting
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
@@ -65,15 +46,10 @@ SWEEP = 0.1
 more than a short task itself."""
 STUBBORN = 10.0
 """Seconds after its timeout for which a task may ignore its cancellation."""
-UNKNOWN_AGAIN, UNKNOWN_LATER = 0.5, 10.0
-"""Seconds after which a task whose function is unknown is offered to the workers again: at first,
-and at most, doubling with each run. A worker of another release may be there already."""
 
 _post_run = hooks.registered("post_run")
 _middleware = registered()
 """Empty as long as there are no hooks and no middleware: looked at for every task."""
-
-_gate = itemgetter("gate")
 
 NEVER = float("inf")
 """The deadline of what has outlived its own."""
@@ -117,9 +93,9 @@ class Executor:
         self._board = board
         self._concurrency = concurrency
         self._caller = Caller(concurrency, results)
-        self._flush_added = flush_added
+        self._afterwards = Afterwards(config, flush_added)
         self._solo = solo
-        self._queue: deque[Record] = deque()
+        self._waiting = Waiting()
         self._running: dict[UUID, Running] = {}
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -142,7 +118,7 @@ class Executor:
     @property
     def queued(self) -> int:
         """How many are claimed and not started."""
-        return len(self._queue)
+        return len(self._waiting)
 
     def started(self) -> set[UUID]:
         """The ids of all that run here."""
@@ -150,7 +126,7 @@ class Executor:
 
     def known(self) -> set[UUID]:
         """The ids of all that run or are queued here."""
-        return self.started() | {row["id"] for row in self._queue}
+        return self.started() | self._waiting.ids()
 
     def current(self) -> Running | None:
         """The task whose code the event loop executes at this moment. Asked by other threads.
@@ -187,14 +163,14 @@ class Executor:
 
     def gates_queued(self) -> set[str | None]:
         """The gates of those that are claimed and not started; None: those without."""
-        return set(map(_gate, self._queue))
+        return self._waiting.gates()
 
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
         now = time.monotonic()
         if self.closed or now >= self.lease.lease_until or self._completer.is_behind:
             return 0
-        queued = len(self._queue)
+        queued = len(self._waiting)
         free = self._concurrency - len(self._running) - queued
         return max(0, free) if self._solo else self._ahead.room(free, queued, now)
 
@@ -202,7 +178,7 @@ class Executor:
         """Whether there is a slot for a further task when `beside` others have come, now or in a
         few milliseconds.
         """
-        free = self._concurrency - len(self._running) - len(self._queue)
+        free = self._concurrency - len(self._running) - len(self._waiting)
         return not self.closed and (self._ahead.are_short or free > beside)
 
     # Starting.
@@ -212,7 +188,7 @@ class Executor:
 
         `gated`: some of them through gates.
         """
-        self._ahead.came(number, gated=gated, idle=not self._running and not self._queue)
+        self._ahead.came(number, gated=gated, idle=not self._running and not self._waiting)
 
     def accept(self, rows: list[Record], *, first: bool = False) -> None:
         """Take claimed tasks over, in their order; those that there is no slot for wait here.
@@ -220,9 +196,9 @@ class Executor:
         `first`: before what waits here already.
         """
         if first:
-            self._queue.extendleft(reversed(rows))
+            self._waiting.extendleft(reversed(rows))
         else:
-            self._queue.extend(rows)
+            self._waiting.extend(rows)
         self._fill()
 
     def resume(self) -> None:
@@ -230,42 +206,26 @@ class Executor:
         self._fill()
 
     def _fill(self) -> None:
-        queue, running, concurrency = self._queue, self._running, self._concurrency
-        if not queue or self.closed:
+        waiting, running, concurrency = self._waiting, self._running, self._concurrency
+        if not waiting or self.closed:
             return
         now = time.monotonic()
         if now >= self.lease.lease_until:
             return
-        while queue and len(running) < concurrency:
+        while waiting and len(running) < concurrency:
             try:
-                row = queue.popleft()
+                row = waiting.popleft()
             except IndexError:  # another thread was faster, see `take_queue`
                 return
             self._start(row, now)
 
     def _start(self, row: Record, now: float) -> None:
-        closure = row["closure"]
-        try:
-            if self._config.signing_keys:
-                verify_row(row, self._config.signing_keys)
-            if closure is None:
-                target = resolve(row["function"], self._config)
-            else:
-                target = describe_closure(unpack(closure, self._config.signing_keys))
-        except FunctionNotFound as error:
-            self._counters.unknown += 1
-            again = min(UNKNOWN_AGAIN * 2 ** min(max(row["run"] - 1, 0), 10), UNKNOWN_LATER)
-            outcome = outcomes.unknown(row["id"], row["run"], now, now, again, str(error))
-            self._completer.put(outcome)
-            return
-        except (FunctionRefused, ClosureRefused, SignatureRefused) as error:
-            self._counters.refused += 1
-            outcome = outcomes.failed(
-                row["id"], row["run"], now, now, type(error).__name__, str(error)
-            )
-            self._completer.put(outcome)
-            return
         config = self._config
+        try:
+            target = find_target(row, config)
+        except CANNOT_RUN as error:
+            self._completer.put(not_run(row, error, self._counters))
+            return
         it = Running(row, target, now, config.task_timeout, self._wake, config.log_limit)
         self._running[it.id] = it
         it.slot = self._board.put(it.id)
@@ -299,71 +259,11 @@ class Executor:
                 self._end(it, done_as(it)(it.id, it.run, it.began, time.monotonic()))
                 return
             verdict = returned(it, value, self._config)
-        if it.buffer is not None:
-            verdict = await self._write_added(it, verdict)
-        if type(verdict.outcome) is Standing:
-            verdict = await self._stand(it, verdict, verdict.outcome)
-        if verdict.kind == "failed":
-            tell(it, verdict)
-        if verdict.outcome.state == "failed" and verdict.error is not None:
-            await call_handler(it, verdict.error, self._config)
-        if _post_run:
-            it.cancelling = it.cancelling or "finishing"
-            try:
-                await hooks.run_hooks("post_run", it, result=verdict.value, error=verdict.error)
-            except BaseException:
-                logger.exception("A post-run hook of %s could not end", it.name)
-        if it.buffer is not None and (it.buffer.tasks or it.buffer.cancellations):
-            await self._write_late(it)
-        self._end(it, verdict.outcome)
+        self._end(it, (await self._afterwards.settle(it, verdict)).outcome)
 
     async def _attempt(self, it: Running) -> Any:
         call = self._caller.call
         return await (through(it, lambda: call(it)) if _middleware else call(it))
-
-    async def _write_added(self, it: Running, verdict: Verdict) -> Verdict:
-        """Write what the task has added to the queue, if it is done; else nobody wants it."""
-        if verdict.kind != "done":
-            it.buffer.drop()
-            return verdict
-        it.cancelling = it.cancelling or "finishing"
-        try:
-            await self._flush_added(it)
-        except BaseException as error:
-            it.buffer.drop()
-            if not is_outage(error):
-                it.cancelling = None
-            return judge(it, error, self._config)
-        return verdict
-
-    async def _write_late(self, it: Running) -> None:
-        """What the error handler or a hook has added goes out whatever became of the task."""
-        late = Buffer()  # nothing that the task itself has begun is waited for
-        late.take_over(it.buffer)
-        it.buffer = late
-        it.cancelling = it.cancelling or "finishing"
-        try:
-            await self._flush_added(it)
-        except BaseException:
-            logger.exception("What was added after %s had ended is lost", it.label)
-
-    async def _stand(self, it: Running, verdict: Verdict, outcome: Standing) -> Verdict:
-        """Find out which task was returned. It has a row before another one waits for it."""
-        it.cancelling = it.cancelling or "finishing"
-        try:
-            meant = verdict.value.__queued_task__()
-            if not isinstance(meant, QueuedTaskRef):
-                raise Misfit(
-                    "A task can return one task, whose result becomes its own. For the results of "
-                    "several, return one that takes them: tasks.add_task(combine, group).",
-                    "InvalidResult",
-                )
-            outcome.by = await meant.get_task_id()
-        except BaseException as error:
-            if not is_outage(error):
-                it.cancelling = None
-            return judge(it, error, self._config)
-        return verdict
 
     def _end(self, it: Running, outcome: Outcome) -> None:
         """Give the slot back, hand the outcome on, and start the next."""
@@ -380,14 +280,14 @@ class Executor:
         self._completer.put(outcome, it)
         self._ahead.ended += 1
         self._ahead.worked += outcome.ended - outcome.began
-        if self._queue:
+        if self._waiting:
             self._fill()
         if not self._running:
             self._board.wipe()
             self._empty.set()
         elif self.closed and self._is_over():
             self._empty.set()
-        if len(self._queue) <= self._ahead.low_water:
+        if len(self._waiting) <= self._ahead.low_water:
             self.on_room()
 
     # Stopping tasks.
@@ -436,13 +336,11 @@ class Executor:
             if it.cancelling is None:
                 self._tell_to_stop(it, "cancel")
             return
-        for row in self._queue:
-            if row["id"] == id:
-                self._queue.remove(row)
-                now = time.monotonic()
-                outcome = outcomes.cancelled(id, row["run"], now, now, "Cancelled on request.")
-                self._completer.put(outcome)
-                return
+        row = self._waiting.take(id)
+        if row is not None:
+            now = time.monotonic()
+            outcome = outcomes.cancelled(id, row["run"], now, now, "Cancelled on request.")
+            self._completer.put(outcome)
 
     def close(self) -> None:
         """Start nothing more; what is queued goes back untouched."""
@@ -452,28 +350,19 @@ class Executor:
 
     def give_back(self, queues: Collection[str]) -> None:
         """Hand back what is claimed of these queues and not started, at no loss."""
-        now = time.monotonic()
-        for row in [row for row in self._queue if row["queue"] in queues]:
-            try:
-                self._queue.remove(row)
-            except ValueError:  # another thread was faster, see `take_queue`
-                continue
-            self._completer.put(outcomes.interrupted(row["id"], row["run"], now, now))
-            self._counters.handed_back += 1
+        for outcome in self._handed_back(self._waiting.take_of(queues)):
+            self._completer.put(outcome)
 
     def take_queue(self) -> list[Outcome]:
         """Give up what was claimed ahead; the outcomes hand it back, at no loss. Also called by
         another thread while the event loop is blocked.
         """
+        return self._handed_back(self._waiting.take_all())
+
+    def _handed_back(self, rows: list[Record]) -> list[Outcome]:
         now = time.monotonic()
-        taken: list[Outcome] = []
-        # One by one: the event loop may move again at any moment, and take from the same queue.
-        with suppress(IndexError):
-            while True:
-                row = self._queue.popleft()
-                taken.append(outcomes.interrupted(row["id"], row["run"], now, now))
-        self._counters.handed_back += len(taken)
-        return taken
+        self._counters.handed_back += len(rows)
+        return [outcomes.interrupted(row["id"], row["run"], now, now) for row in rows]
 
     async def drained(self) -> None:
         """Return when nothing runs any more that can be expected to end. Only when closed."""

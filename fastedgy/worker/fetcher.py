@@ -15,7 +15,7 @@ from asyncpg import Connection, Record
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
-from fastedgy.store import claim, workers
+from fastedgy.store import claim, recovery
 from fastedgy.store.claim import Lane
 from fastedgy.store.gates import GateLane
 from fastedgy.store.notify import Channels, Free
@@ -311,7 +311,7 @@ class Fetcher:
         self._unsure = False
         known = self._executor.known() | self._completer.known()
         taken = await self._run(
-            lambda connection: workers.hand_back(
+            lambda connection: recovery.hand_back(
                 connection, self._tables, worker_id=self._worker_id, known=known,
                 within=self._config.statement_timeout, channels=self._channels,
             )

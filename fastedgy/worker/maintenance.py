@@ -14,7 +14,7 @@ from asyncpg import Connection
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.models.tables import Tables
 from fastedgy.scheduler.firing import Firer, Round
-from fastedgy.store import events, maintain, workers
+from fastedgy.store import events, maintain, recovery
 from fastedgy.store.claim import Lane
 from fastedgy.store.maintain import Promoted
 from fastedgy.store.notify import Channels, ring
@@ -203,12 +203,12 @@ class Maintenance:
         return config.fallback_polling_interval if heard else config.polling_interval
 
     async def _rescue(self) -> None:
-        async def rescue(connection: Connection) -> dict[UUID, workers.TakenBack]:
+        async def rescue(connection: Connection) -> dict[UUID, recovery.TakenBack]:
             # Asked again here: the connection may have been away in between. The statement's
             # licence is short, so that one held up on its way does nothing when it arrives.
             if not self._may_judge():
                 return {}
-            return await workers.rescue(
+            return await recovery.rescue(
                 connection, self._tables, lease=self._config.lease,
                 licence=self._config.heartbeat, max_losses=self._config.max_losses,
                 channels=self._channels,
@@ -217,17 +217,17 @@ class Maintenance:
         self._tell(await self._wire.run(rescue, until=self._is_stopping))
 
     async def _rescue_orphans(self) -> None:
-        async def rescue(connection: Connection) -> dict[UUID, workers.TakenBack]:
+        async def rescue(connection: Connection) -> dict[UUID, recovery.TakenBack]:
             if not self._may_judge():
                 return {}
-            return await workers.rescue_orphans(
+            return await recovery.rescue_orphans(
                 connection, self._tables, max_losses=self._config.max_losses,
                 channels=self._channels,
             )  # fmt: skip
 
         self._tell(await self._wire.run(rescue, until=self._is_stopping))
 
-    def _tell(self, rescued: dict[UUID, workers.TakenBack]) -> None:
+    def _tell(self, rescued: dict[UUID, recovery.TakenBack]) -> None:
         for worker_id, taken in rescued.items():
             self._counters.rescued += taken.total
             logger.warning(

@@ -28,9 +28,10 @@ from fastedgy.errors import (
 from fastedgy.logs import configure_logging
 from fastedgy.models import queue_tables
 from fastedgy.worker.assignment import Assignment, read_assignment
+from fastedgy.worker.ending import REPLACE
 from fastedgy.worker.report import Report
 from fastedgy.worker.wire import FIRST_PAUSE, LONGEST_PAUSE
-from fastedgy.worker.worker import REPLACE, Worker
+from fastedgy.worker.worker import Worker
 
 logger = logging.getLogger("fastedgy.worker")
 

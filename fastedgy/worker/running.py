@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +12,6 @@ from asyncpg import Record
 from fastedgy.queued_task.encoding import loads
 from fastedgy.queued_task.functions import TaskFunction
 from fastedgy.queued_task.running import TaskRun
-from fastedgy.queued_task.signing import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +126,3 @@ class Running(TaskRun):
     def label(self) -> str:
         """What a log line calls it."""
         return f"{self.name} ({self.id})"
-
-
-def verify_row(row: Record, keys: Sequence[str]) -> None:
-    """Raise SignatureRefused unless the task that was claimed is one that was signed."""
-    extra = row["extra"]
-    signature = read_extra(extra).signature if extra is not None else None
-    verify(keys, signature, row["id"], row["function"], row["args"], row["kwargs"])

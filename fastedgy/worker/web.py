@@ -24,7 +24,7 @@ from fastedgy.errors import DatabaseUnavailable
 from fastedgy.ids import new_id
 from fastedgy.queued_task.running import TaskRun
 from fastedgy.queued_tasks import QueuedTasks
-from fastedgy.store import outcomes, workers
+from fastedgy.store import outcomes, recovery, workers
 from fastedgy.store.claim import Lane
 from fastedgy.store.notify import ring
 from fastedgy.store.outcomes import Done, Other, Outcome
@@ -288,7 +288,7 @@ class WebOwner:
             await wire.close()
 
     async def _retire(self, connection: Connection) -> None:
-        taken = await workers.hand_back(
+        taken = await recovery.hand_back(
             connection, self._tables, worker_id=self.id, channels=self._channels
         )
         if taken.total:

@@ -14,7 +14,7 @@ from rows import OTHER, TABLES, WORKER, add, add_ended, add_taken, change, end, 
 from fastedgy.admin.doctor import Finding, Severity, doctor
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.ids import new_id
-from fastedgy.store import actions, queues, workers
+from fastedgy.store import actions, queues, recovery, workers
 from fastedgy.store.finish import finish_any
 from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import unknown
@@ -153,7 +153,7 @@ async def test_a_silent_worker(connection: asyncpg.Connection) -> None:
 
 async def test_suspects_that_nobody_runs(connection: asyncpg.Connection) -> None:
     record = await add_taken(connection)
-    await workers.report_lost(
+    await recovery.report_lost(
         connection, TABLES, worker_id=WORKER, exit_reason="signal 9", started=[record["id"]],
         max_losses=3,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from rows import (
 from fastedgy.admin.explain import Explanation, explain
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.errors import TaskNotFound
-from fastedgy.store import actions, maintain, queues, workers
+from fastedgy.store import actions, maintain, queues, recovery, workers
 from fastedgy.store.finish import finish_any
 from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import unknown
@@ -325,7 +325,7 @@ async def test_somebody_holds_a_lock_on_its_row(
 async def lost(connection: asyncpg.Connection) -> UUID:
     """A task whose worker died while it ran."""
     record = await add_taken(connection)
-    await workers.report_lost(
+    await recovery.report_lost(
         connection, TABLES, worker_id=WORKER, exit_reason="signal 9", started=[record["id"]],
         max_losses=3,
     )  # fmt: skip

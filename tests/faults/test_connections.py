@@ -22,7 +22,7 @@ from supervised import Supervised, enqueue, reaches
 
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.ids import new_id
-from fastedgy.store import workers
+from fastedgy.store import recovery
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.executor import Executor
 from fastedgy.worker.report import Board
@@ -100,11 +100,11 @@ async def test_a_claim_that_arrives_late_is_given_back_by_its_worker_which_does_
 async def test_a_hand_back_that_arrives_late_takes_nothing(connection: asyncpg.Connection) -> None:
     record = await add_taken(connection)
 
-    late = await workers.hand_back(connection, TABLES, worker_id=WORKER, within=0.0)
+    late = await recovery.hand_back(connection, TABLES, worker_id=WORKER, within=0.0)
     assert late.total == 0
     assert (await read(connection, record["id"]))["state"] == "doing"
 
-    in_time = await workers.hand_back(connection, TABLES, worker_id=WORKER, within=5.0)
+    in_time = await recovery.hand_back(connection, TABLES, worker_id=WORKER, within=5.0)
     assert in_time.total == 1
 
 

@@ -15,7 +15,7 @@ from helpers import eventually
 from rows import CHANNELS, TABLES
 from supervised import enqueue
 
-from fastedgy.store.workers import report_lost
+from fastedgy.store.recovery import report_lost
 
 UNSTARTED = {
     "before the claim",

@@ -45,8 +45,9 @@ from fastedgy.queued_tasks import QueuedTaskRef, QueuedTasks
 from fastedgy.queued_tasks.waiter import Waiter
 from fastedgy.queued_tasks.waiting import LOOK
 from fastedgy.store import actions, watch
-from fastedgy.store.finish import finish_any, finish_done
+from fastedgy.store.finish import finish_any
 from fastedgy.store.outcomes import done_without_result
+from fastedgy.store.returned import finish_done
 from fastedgy.store.traces import Said, append_logs
 
 

@@ -9,7 +9,7 @@ import asyncpg
 from rows import CHANNELS, OTHER, TABLES, WORKER, listening
 
 from fastedgy.ids import new_id
-from fastedgy.store import drains, overview, workers
+from fastedgy.store import drains, overview, recovery, workers
 
 ALONE, WEB, SUPERVISOR = UUID(int=3), UUID(int=4), UUID(int=100)
 
@@ -70,7 +70,7 @@ async def test_a_supervisor_is_asked_by_all_its_workers_also_those_that_come_lat
     assert await asked(connection, supervisors=(SUPERVISOR,)) == {WORKER, OTHER}
     # Who asked for less afterwards, or died, takes nothing of it back.
     await asked(connection, WORKER)
-    await workers.report_lost(
+    await recovery.report_lost(
         connection, TABLES, worker_id=OTHER, exit_reason="killed", started=[], max_losses=3
     )
     late, stranger = new_id(), new_id()

@@ -33,9 +33,10 @@ from rows import (
     write,
 )
 
-from fastedgy.store import actions, workers
-from fastedgy.store.finish import finish_any, finish_done
+from fastedgy.store import actions, recovery
+from fastedgy.store.finish import finish_any
 from fastedgy.store.notify import SILENT
+from fastedgy.store.returned import finish_done
 from fastedgy.store.traces import Said, append_logs, write_contexts
 from fastedgy.worker.wire import HELD_PLANS
 
@@ -161,7 +162,7 @@ async def test_a_retry_is_due_after_its_delay(connection: asyncpg.Connection) ->
 
 async def lost(connection: asyncpg.Connection, record: Any) -> None:
     """The claim's worker is gone; the task is in the line again."""
-    await workers.report_lost(
+    await recovery.report_lost(
         connection, TABLES, worker_id=WORKER, exit_reason="killed", started=[], max_losses=3
     )
 

@@ -35,11 +35,12 @@ from rows import (
 from fastedgy.errors import ParentNotFound
 from fastedgy.ids import new_id
 from fastedgy.store import actions, watch
-from fastedgy.store.finish import finish_any, finish_done
+from fastedgy.store.finish import finish_any
 from fastedgy.store.insert import CHUNK, COPY_FROM
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import SILENT
 from fastedgy.store.outcomes import Standing
+from fastedgy.store.returned import finish_done
 from fastedgy.store.statements import GATED_LINE
 from fastedgy.store.unique import Holder, find_holders
 

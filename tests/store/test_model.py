@@ -30,10 +30,11 @@ from fastedgy.admin.explain import Explanation, explain
 from fastedgy.config import QueuedTaskConfig
 from fastedgy.database import connect
 from fastedgy.errors import ParentNotFound
-from fastedgy.store import actions, claim, maintain, workers
-from fastedgy.store.finish import finish_any, finish_done
+from fastedgy.store import actions, claim, maintain, recovery, workers
+from fastedgy.store.finish import finish_any
 from fastedgy.store.insert import insert
 from fastedgy.store.notify import SILENT
+from fastedgy.store.returned import finish_done
 from fastedgy.store.traces import write_contexts
 
 EXAMPLES = int(os.environ.get("FASTEDGY_MODEL_EXAMPLES", "40"))
@@ -352,7 +353,7 @@ class Store(RuleBasedStateMachine):
         held = self.held_by(worker)
         started = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
         self.do(
-            workers.report_lost(
+            recovery.report_lost(
                 self.connection, TABLES, worker_id=worker, exit_reason="exit code 1",
                 started=started, max_losses=MAX_LOSSES,
             )
@@ -372,7 +373,7 @@ class Store(RuleBasedStateMachine):
         )
         held = self.held_by(worker)
         rescued = self.do(
-            workers.rescue(
+            recovery.rescue(
                 self.connection, TABLES, lease=LEASE, licence=HELD_UP, max_losses=MAX_LOSSES
             )
         )
@@ -388,7 +389,7 @@ class Store(RuleBasedStateMachine):
         held = self.held_by(worker)
         known = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
         taken = self.do(
-            workers.hand_back(
+            recovery.hand_back(
                 self.connection, TABLES, worker_id=worker, known=known,
                 within=0.0 if late else HELD_UP,
             )

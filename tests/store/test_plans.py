@@ -24,6 +24,8 @@ from fastedgy.store import (
     keys,
     maintain,
     queues,
+    recovery,
+    returned,
     standing,
     steps,
     traces,
@@ -121,10 +123,10 @@ EXPECTED = {
     claim.CLAIM: {"queued_tasks_ready", TASKS_KEY},
     claim.CLAIM_ALONE: {"queued_tasks_suspect", TASKS_KEY},
     claim.LANES: {"queued_tasks_ready"},
-    finish.FINISH_DONE: {TASKS_KEY},
-    finish.FINISH_DONE_SAYING: {TASKS_KEY},
-    finish.FINISH_PARENTS: {TASKS_KEY},
-    finish.FINISH_AND_RELEASE: {
+    returned.FINISH_DONE: {TASKS_KEY},
+    returned.FINISH_DONE_SAYING: {TASKS_KEY},
+    returned.FINISH_PARENTS: {TASKS_KEY},
+    returned.FINISH_AND_RELEASE: {
         TASKS_KEY, "queued_tasks_standing", "queued_task_links_pkey",
     },
     finish.FINISH_ANY: {TASKS_KEY},
@@ -185,10 +187,10 @@ EXPECTED = {
         "queued_tasks_scheduled", "queued_task_queues_pkey",
     },
     workers.RETIRE: {WORKERS_KEY},
-    workers.STALE: {"queued_task_workers_alive"},
-    workers.MARK_LOST: {WORKERS_KEY},
-    workers.TAKE_BACK: {"queued_tasks_doing", TASKS_KEY},
-    workers.ORPHANS: {"queued_tasks_doing", WORKERS_KEY},
+    recovery.STALE: {"queued_task_workers_alive"},
+    recovery.MARK_LOST: {WORKERS_KEY},
+    recovery.TAKE_BACK: {"queued_tasks_doing", TASKS_KEY},
+    recovery.ORPHANS: {"queued_tasks_doing", WORKERS_KEY},
 }  # fmt: skip
 NAMES = {
     id(value): name
@@ -200,6 +202,8 @@ NAMES = {
         gates,
         maintain,
         queues,
+        recovery,
+        returned,
         standing,
         traces,
         unique,
@@ -228,8 +232,8 @@ async def test_a_statement_of_the_engine_uses_its_indexes_only(
 
 
 EVERY_BATCH = [
-    finish.FINISH_DONE, finish.FINISH_DONE_SAYING, finish.FINISH_PARENTS,
-    finish.FINISH_AND_RELEASE, finish.FINISH_ANY, family.SETTLE, family.DOOM,
+    returned.FINISH_DONE, returned.FINISH_DONE_SAYING, returned.FINISH_PARENTS,
+    returned.FINISH_AND_RELEASE, finish.FINISH_ANY, family.SETTLE, family.DOOM,
     traces.APPEND_LOGS, traces.WRITE_CONTEXTS, events.WAKE_TASKS,
 ]  # fmt: skip
 """What workers write with their outcomes."""

@@ -27,8 +27,9 @@ from rows import (
 )
 
 from fastedgy.ids import new_id
-from fastedgy.store import actions, claim, queues, workers
-from fastedgy.store.workers import Pulse, TakenBack
+from fastedgy.store import actions, claim, queues, recovery, workers
+from fastedgy.store.recovery import TakenBack
+from fastedgy.store.workers import Pulse
 
 
 async def register(connection: asyncpg.Connection, id: UUID = WORKER, **facts: Any) -> None:
@@ -54,7 +55,7 @@ async def falls_silent(connection: asyncpg.Connection, id: UUID = WORKER) -> Non
 async def report_lost(
     connection: asyncpg.Connection, *started: UUID, id: UUID = WORKER, max_losses: int = 3
 ) -> TakenBack:
-    return await workers.report_lost(
+    return await recovery.report_lost(
         connection, TABLES, worker_id=id, exit_reason="killed by signal 9", started=started,
         max_losses=max_losses, channels=CHANNELS,
     )  # fmt: skip
@@ -63,7 +64,7 @@ async def report_lost(
 async def rescue(
     connection: asyncpg.Connection, licence: float = 5.0, max_losses: int = 3
 ) -> dict[UUID, TakenBack]:
-    return await workers.rescue(
+    return await recovery.rescue(
         connection, TABLES, lease=30.0, licence=licence, max_losses=max_losses, channels=CHANNELS
     )
 
@@ -182,7 +183,7 @@ async def test_what_a_worker_does_not_know_of_is_handed_back_at_no_cost(
     await take(connection, worker=OTHER)
 
     async with listening(database_url) as ear:
-        taken = await workers.hand_back(
+        taken = await recovery.hand_back(
             connection, TABLES, worker_id=WORKER, known=[known["id"]], channels=CHANNELS
         )
         [heard] = await ear.hears("queue_new_task")
@@ -366,7 +367,7 @@ async def test_running_tasks_without_a_living_owner_are_found(
         await read(connection, unknown))["date_enqueued"])  # fmt: skip
     await workers.retire(connection, TABLES, worker_id=OTHER, counters={}, reason="stopped")
 
-    rescued = await workers.rescue_orphans(connection, TABLES, max_losses=3)
+    rescued = await recovery.rescue_orphans(connection, TABLES, max_losses=3)
 
     assert sum(taken.enqueued for taken in rescued.values()) == 2
     assert await states(connection) == ["doing", "enqueued", "enqueued"]

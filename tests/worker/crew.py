@@ -42,11 +42,11 @@ class Staff:
 
     @property
     def counters(self) -> Counters:
-        return self.worker._counters
+        return self.worker.parts.counters
 
     def claims_ahead(self) -> None:
         """Make it claim more than it has slots for, as it does after many short tasks."""
-        ahead = self.worker.executor._ahead
+        ahead = self.worker.parts.executor._ahead
         ahead._known = False  # how long its tasks took so far, on a busy machine, does not count
         ahead.ended, ahead.worked = 1_000_000, 0.0
         ahead.measure(time.monotonic())

@@ -38,7 +38,7 @@ MISFITS: dict[str, dict[str, Any]] = {
 
 async def still_works(staff: Any) -> None:
     assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
-    assert (staff.counters.errors, staff.worker.executor.busy) == (0, 0)
+    assert (staff.counters.errors, staff.worker.parts.executor.busy) == (0, 0)
 
 
 async def test_functions_that_are_not_offered_are_refused(

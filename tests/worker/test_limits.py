@@ -16,7 +16,7 @@ from helpers import PATIENCE, eventually
 from rows import CHANNELS, TABLES, change, count, new, read, write
 
 from fastedgy.database import connect
-from fastedgy.store import gates, queues, workers
+from fastedgy.store import gates, queues, recovery
 from fastedgy.store.newtask import NewTask
 from fastedgy.store.notify import lanes_payload
 
@@ -219,7 +219,7 @@ async def knows(staff: Staff, **rules: set[str]) -> None:
     """Wait until the worker has heard of the settings."""
 
     def check() -> None:
-        known = staff.worker.fetcher._gates.rules
+        known = staff.worker.parts.fetcher._gates.rules
         assert {"paused": set(known.paused), "limited": set(known.limited)} == {
             "paused": set(), "limited": set(), **rules
         }  # fmt: skip
@@ -271,7 +271,7 @@ async def test_what_was_claimed_ahead_of_a_paused_queue_goes_back(
         staff.claims_ahead()
         async with staff.tasks as tasks:
             tasks.task(queue="mail").add_tasks(limit_tasks.wait_at_door, [("x",)] * 4)
-        await eventually(lambda: _is_true(staff.worker.executor.queued == 3))
+        await eventually(lambda: _is_true(staff.worker.parts.executor.queued == 3))
         await pause(connection, "mail")
 
         async def check() -> None:
@@ -374,7 +374,7 @@ async def test_places_of_a_killed_worker_are_free_again(
     first.tell(signal.SIGKILL)
     await first.ended()
     assert (await read(connection, two.id))["state"] == "enqueued"
-    await workers.report_lost(
+    await recovery.report_lost(
         connection, TABLES, worker_id=first.worker_id, exit_reason="killed", started=[one.id],
         max_losses=1, channels=CHANNELS,
     )  # fmt: skip

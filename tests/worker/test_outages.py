@@ -16,7 +16,7 @@ from helpers import eventually
 from proxy import Proxy
 from rows import OTHER, TABLES, add, count, new, read, take, write
 
-from fastedgy.store import workers
+from fastedgy.store import recovery, workers
 from fastedgy.worker import watchdog
 
 TERMINATE = (
@@ -73,7 +73,7 @@ async def test_a_database_that_is_away_for_a_while_costs_nothing(
         shop_tasks.gates["hold"].set()
 
         def ended() -> None:
-            assert staff.worker.executor.busy == 0
+            assert staff.worker.parts.executor.busy == 0
 
         await eventually(ended)
         later = new(function="shop_tasks:mark", args="[1]")
@@ -120,7 +120,7 @@ async def test_what_a_lost_answer_has_set_free_is_looked_for(
     hire: Hire, connection: asyncpg.Connection, wire: Proxy
 ) -> None:
     async with hire(url=wire.url) as staff:
-        completer = staff.worker.completer
+        completer = staff.worker.parts.completer
         ring, rung = completer.on_lanes, []
         completer.on_lanes = lambda lanes: (rung.append(list(lanes)), ring(lanes))[1]
         await staff.tasks.add_task(shop_tasks.greet, "warm").wait(30)
@@ -164,7 +164,7 @@ async def test_a_listener_that_is_lost_is_replaced_and_each_loss_is_logged(
             async def check(old: int = old) -> None:
                 new = await connection.fetchval(listeners)
                 assert new not in (None, old)
-                assert not staff.worker._counters.deaf
+                assert not staff.worker.parts.counters.deaf
 
             await eventually(check)
             told = [r for r in caplog.records if "The listener was lost" in r.message]
@@ -182,7 +182,7 @@ async def test_what_names_a_worker_that_does_not_know_of_it_is_handed_back(
             " date_started = clock_timestamp()",
             staff.worker.id,
         )
-        staff.worker.fetcher.be_unsure()
+        staff.worker.parts.fetcher.be_unsure()
         row = await reaches(connection, id, "done")
 
     assert row["attempt"] == 0 or row["attempt"] == 1
@@ -219,7 +219,7 @@ async def test_a_worker_that_was_declared_lost_interrupts_and_is_replaced(
     async with hire(heartbeat=0.2) as staff:
         ref = await staff.tasks.add_task(shop_tasks.hold)
         await reaches(connection, ref.id, "doing")
-        await workers.report_lost(
+        await recovery.report_lost(
             connection, TABLES, worker_id=staff.worker.id, exit_reason="a mistake", started=[],
             max_losses=3,
         )  # fmt: skip
@@ -240,8 +240,8 @@ async def test_a_worker_that_cannot_renew_its_lease_interrupts_what_it_runs(
         await wire.close()
 
         def interrupted() -> None:
-            assert staff.worker.executor.busy == 0
-            assert staff.worker.executor.room() == 0
+            assert staff.worker.parts.executor.busy == 0
+            assert staff.worker.parts.executor.room() == 0
 
         await eventually(interrupted)
         shop_tasks.gates["hold"].set()
@@ -337,7 +337,7 @@ async def test_draining_lets_running_tasks_end_and_hands_back_the_rest(
         await write(connection, first, *rest, channel="queue_new_task")
 
         def claimed() -> None:
-            assert staff.worker.executor.queued == 4
+            assert staff.worker.parts.executor.queued == 4
 
         await eventually(claimed)
         staff.worker.stop()

@@ -144,7 +144,7 @@ async def test_whatever_a_function_raises_is_its_own_failure_and_no_harm_to_the_
             assert len(error.traceback) < 60_000, what
             assert "shop_tasks.py" in error.traceback or "printed" in error.traceback, what
         assert await staff.tasks.add_task(shop_tasks.greet, "you").wait(30) == "hello you"
-        assert staff.worker.executor.busy == 0
+        assert staff.worker.parts.executor.busy == 0
         assert staff.counters.errors == 0
 
     assert await count(connection, "state = 'failed'") == len(ERRORS)
@@ -259,7 +259,7 @@ async def test_a_task_that_takes_too_long_has_failed(hire: Hire) -> None:
         refs = [staff.tasks.add_task(shop_tasks.too_long, how) for how in CANCELLED]
         sleep, swallow, other = [await outcome(ref) for ref in refs]
         assert staff.counters.timeouts == 3
-        assert staff.worker.executor.busy == 0
+        assert staff.worker.parts.executor.busy == 0
 
     assert shop_tasks.seen == ["cancelled"] * 3
     for error in (sleep, swallow):
@@ -293,7 +293,7 @@ async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(
         second = await staff.tasks.add_task(shop_tasks.hold, "second")
 
         def queued() -> None:
-            assert staff.worker.executor.queued == 1
+            assert staff.worker.parts.executor.queued == 1
 
         await eventually(queued)
         assert await second.cancel()
@@ -309,7 +309,7 @@ async def test_a_sync_function_ends_as_cancelled_when_it_returns(hire: Hire) -> 
         ref = await staff.tasks.add_task(shop_tasks.nap_sync, 0.4)
 
         def began() -> None:
-            assert staff.worker.executor.busy == 1
+            assert staff.worker.parts.executor.busy == 1
 
         await eventually(began)
         assert await ref.cancel()

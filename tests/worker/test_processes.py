@@ -18,7 +18,7 @@ from crew import Crew, Process, reaches
 from helpers import SLACK, eventually
 from rows import TABLES, add, count, listening, new, read, write
 
-from fastedgy.store import workers
+from fastedgy.store import recovery
 
 
 async def worker_row(connection: asyncpg.Connection, process: Process) -> Any:
@@ -220,7 +220,7 @@ async def test_a_process_that_dies_leaves_its_tasks_to_whoever_reports_it(
     assert await process.ended() == -signal.SIGKILL
     assert started(process) == [killer]
     assert (await read(connection, killer))["state"] == "doing"
-    taken = await workers.report_lost(
+    taken = await recovery.report_lost(
         connection, TABLES, worker_id=process.worker_id, exit_reason="killed by signal 9",
         started=started(process), max_losses=3,
     )  # fmt: skip

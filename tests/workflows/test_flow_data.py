@@ -331,7 +331,7 @@ async def test_a_task_with_a_unique_key_is_an_argument_before_its_row_is_known(
         await connection.execute(
             "UPDATE queued_tasks SET date_due = now() WHERE id = $1", holder.id
         )
-        staff.worker.maintenance.due_in(0)
+        staff.worker.parts.maintenance.due_in(0)
 
         assert await child.wait(timeout=30) == 6
 
@@ -371,7 +371,7 @@ async def test_forged_places_fail_their_task_and_nothing_else(
                 "UPDATE queued_tasks SET args = $2, takes_results = true, date_due = now()"
                 " WHERE id = $1", ref.id, args,
             )  # fmt: skip
-        staff.worker.maintenance.due_in(0)
+        staff.worker.parts.maintenance.due_in(0)
         types = [(await reaches(connection, ref.id, "failed"))["error_type"] for ref in refs]
 
         assert types == ["InvalidArguments", "InvalidArguments", "ResultGone"]

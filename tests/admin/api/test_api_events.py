@@ -252,7 +252,7 @@ async def test_the_queue_is_followed_by_summaries_and_overviews(panel: Panel, wo
 
 
 def _assert_active(worker: Any) -> None:
-    assert worker.telling.active
+    assert worker.parts.telling.active
 
 
 def _assert_ended(seen: Stream, number: int) -> None:

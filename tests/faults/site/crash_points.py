@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fastedgy.store import claim, workers
+from fastedgy.store import claim, recovery, workers
 from fastedgy.worker import completer, traces
 from fastedgy.worker.calling import Caller
 from fastedgy.worker.executor import Executor
@@ -34,7 +34,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "its log lines are written": (traces, "append_logs", "after"),
     LAST_WORDS: (completer, "finish_any", "before"),
     "outcomes written, the answer unread": (completer, "finish_done", "after"),
-    "drained, not handed back": (workers, "hand_back", "before"),
+    "drained, not handed back": (recovery, "hand_back", "before"),
     "handed back, not retired": (workers, "retire", "before"),
     "retired": (workers, "retire", "after"),
 }
