@@ -6,7 +6,7 @@ in `rescue`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -25,7 +25,10 @@ SELECT $1, $2, $3, $4, $5, $6, $7, max(drain), max(drain_by)
     ON CONFLICT (id) DO NOTHING
 """)
 
-# One statement a beat: the sign of life, and a look at what else there may be to do.
+# One statement a beat: the sign of life, and a look at what else there may be to do. The tasks that
+# are to stop are found among those that the worker says it has: by way of the index on running
+# tasks it would walk over all that it has ever run, where something holds vacuum up (150 ms after
+# 700,000 tasks).
 BEAT = Statement("""
 WITH beat AS (
     UPDATE $workers
@@ -36,7 +39,8 @@ WITH beat AS (
 SELECT EXISTS (SELECT FROM beat) AS alive,
        (SELECT drain FROM beat) AS drain, (SELECT drain_by FROM beat) AS drain_by,
        ARRAY (SELECT id FROM $tasks
-               WHERE worker_id = $1 AND state = 'doing' AND cancel_requested) AS cancelled,
+               WHERE id = ANY ($6::uuid[]) AND worker_id = $1 AND state || '' = 'doing'
+                 AND cancel_requested) AS cancelled,
        EXISTS (SELECT FROM $workers
                 WHERE state IN ('running', 'draining')
                   AND last_heartbeat < statement_timestamp() - $5 * interval '1 second'
@@ -137,12 +141,16 @@ async def beat(
     worker_id: UUID,
     state: str,
     busy: int,
+    held: Collection[UUID],
     counters: dict[str, int],
     lease: float,
 ) -> Pulse:
-    """Say that a worker lives, and look around. `lease` is in seconds."""
+    """Say that a worker lives, and look around.
+
+    `held` are the tasks that it runs or has claimed ahead. `lease` is in seconds.
+    """
     row = await connection.fetchrow(
-        BEAT[tables], worker_id, state, busy, orjson.dumps(counters).decode(), lease
+        BEAT[tables], worker_id, state, busy, orjson.dumps(counters).decode(), lease, list(held)
     )
     return Pulse(**{**row, "cancelled": list(row["cancelled"])})
 

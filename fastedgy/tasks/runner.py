@@ -226,8 +226,8 @@ class Runner:
         return [task for task in self._running if task._run is not None and task._run.id in wanted]
 
     def durable(self) -> list[Task[..., Any]]:
-        """The running tasks that have rows."""
-        return [task for task in self._running if task._claim is not None]
+        """The running tasks that have rows. Asked by other threads, too."""
+        return [task for task in tuple(self._running) if task._claim is not None]
 
     # One task.
 

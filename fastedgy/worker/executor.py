@@ -128,6 +128,10 @@ class Executor:
         """The ids of all that run or are queued here."""
         return self.started() | self._waiting.ids()
 
+    def held(self) -> list[UUID]:
+        """The same, perhaps with one of them twice. Asked by other threads."""
+        return [*self._waiting.ids(), *list(self._running)]
+
     def current(self) -> Running | None:
         """The task whose code the event loop executes at this moment. Asked by other threads.
 

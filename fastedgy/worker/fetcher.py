@@ -39,7 +39,7 @@ T = TypeVar("T")
 _place_in_line = itemgetter("date_enqueued")
 _priority = itemgetter("priority")
 
-LOOK_SHARE = 20
+LOOK_SHARE = 50
 """A look at all lanes may take one part in this of the time: it walks over dead row versions."""
 SETTLE = 1.0
 """Seconds after a claim at which a look makes sure that no task was passed by: one that was locked

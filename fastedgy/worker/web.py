@@ -196,12 +196,14 @@ class WebOwner:
     def _beat(self, connection: Connection) -> Coroutine[Any, Any, Pulse]:
         told: dict[str, Any] = self._counters.told()
         names = list(self._runner.counts.by_name.items())[:MOST_TOLD]
+        durable = self._runner.durable()
         return workers.beat(
             connection,
             self._tables,
             worker_id=self.id,
             state=self._state,
-            busy=len(self._runner.durable()),
+            busy=len(durable),
+            held=[task._run.id for task in durable if task._run is not None],
             counters=told | {"in_process": {name: asdict(counts) for name, counts in names}},
             lease=self._config.lease,
         )

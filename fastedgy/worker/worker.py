@@ -211,6 +211,7 @@ class Worker:
             worker_id=self.id,
             state=self._state,
             busy=self.parts.executor.busy,
+            held=self.parts.executor.held(),
             counters=self.parts.counters.told() | {"memory_mb": resident() // 1_000_000},
             lease=self._config.lease,
         )

@@ -41,7 +41,14 @@ async def asked(
 async def drain_of(connection: asyncpg.Connection, id: UUID) -> tuple[str | None, str | None]:
     """What a worker reads with its next heartbeat."""
     pulse = await workers.beat(
-        connection, TABLES, worker_id=id, state="running", busy=0, counters={}, lease=30.0
+        connection,
+        TABLES,
+        worker_id=id,
+        state="running",
+        busy=0,
+        held=(),
+        counters={},
+        lease=30.0,
     )
     return pulse.drain, pulse.drain_by
 

@@ -183,7 +183,7 @@ EXPECTED = {
     bulk.DUES: {TASKS_KEY},
     bulk.LATER: {TASKS_KEY},
     workers.BEAT: {
-        WORKERS_KEY, "queued_task_workers_alive", "queued_tasks_doing", "queued_tasks_suspect",
+        WORKERS_KEY, "queued_task_workers_alive", TASKS_KEY, "queued_tasks_suspect",
         "queued_tasks_scheduled", "queued_task_queues_pkey",
     },
     workers.RETIRE: {WORKERS_KEY},

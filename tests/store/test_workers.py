@@ -39,7 +39,8 @@ async def register(connection: asyncpg.Connection, id: UUID = WORKER, **facts: A
 
 
 async def beat(connection: asyncpg.Connection, id: UUID = WORKER, **facts: Any) -> Pulse:
-    given: dict[str, Any] = {"state": "running", "busy": 0, "counters": {}, "lease": 30.0} | facts
+    given: dict[str, Any] = {"state": "running", "busy": 0, "held": (), "counters": {}}
+    given |= {"lease": 30.0} | facts
     return await workers.beat(connection, TABLES, worker_id=id, **given)
 
 
@@ -121,7 +122,7 @@ async def test_a_beat_looks_around(connection: asyncpg.Connection) -> None:
     await change(connection, await add(connection), alone=True)
     await falls_silent(connection, OTHER)
 
-    pulse = await beat(connection)
+    pulse = await beat(connection, held=[record["id"], new_id()])
     assert (pulse.cancelled, pulse.stale, pulse.suspects) == ([record["id"]], True, True)
     assert pulse.next_due is not None
     assert 55 < pulse.next_due <= 60
