@@ -52,10 +52,10 @@ async def finish(worker: asyncpg.Connection, records: Sequence[Any]) -> None:
             return
 
 
-async def hurry(connection: asyncpg.Connection) -> None:
-    """Look for deadlocks sooner than after a second, where that is allowed."""
+async def looks_after(connection: asyncpg.Connection, time: str) -> None:
+    """Have it look for a deadlock after another time than a second, where that is allowed."""
     with suppress(asyncpg.InsufficientPrivilegeError):
-        await connection.execute("SET deadlock_timeout = '10ms'")
+        await connection.execute(f"SET deadlock_timeout = '{time}'")
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["by itself", "in the caller's transaction"])
@@ -65,7 +65,9 @@ async def test_a_cancellation_that_a_completion_stops_is_repeated(
 ) -> None:  # fmt: skip
     records = sorted([await add_taken(connection) for _ in range(3)], key=lambda row: row["id"])
     ids = [record["id"] for record in records]
-    await hurry(other)  # who looks first for a deadlock is the one to give way
+    # Who looks first for a deadlock is the one to give way: once for each wait, so that it must not
+    # look before both wait.
+    await looks_after(worker, "1min")
     outer = other.transaction()
     if within:
         await outer.start()
@@ -79,10 +81,10 @@ async def test_a_cancellation_that_a_completion_stops_is_repeated(
         finishing = asyncio.create_task(finish(worker, records[::-1]))
         await blocked(watcher, worker)
     await cancelling
-    await finishing
     if within:
         await outer.commit()
         assert await read(watcher, mine)
+    await finishing
     assert await states(watcher, ids) == ["done"] * 3
 
 
@@ -90,8 +92,8 @@ async def test_both_come_to_an_end_however_often_they_meet(
     connection: asyncpg.Connection, other: asyncpg.Connection, watcher: asyncpg.Connection,
     worker: asyncpg.Connection,
 ) -> None:  # fmt: skip
-    await hurry(other)
-    await hurry(worker)  # either of them gives way
+    await looks_after(other, "10ms")
+    await looks_after(worker, "10ms")  # either of them gives way
     for _ in range(ROUNDS):
         await write(connection, *[new() for _ in range(15)])
         records = await take(connection)

@@ -27,10 +27,13 @@ async def plain(file: str) -> int:
 
 @task(max_retries=0)
 async def adding(file: str, tasks: QueuedTasks = Inject(QueuedTasks)) -> int:
+    me = get_current_task()
+    assert me is not None
     logger.info("adding")
     tasks.add_task(plain, file)
     run = _tell(file)
-    await asyncio.sleep(0.2)  # so that its lines are written before its end
+    while not await tasks.ref(me.id).logs():  # its lines are written before its end
+        await asyncio.sleep(0.02)
     return run
 
 
