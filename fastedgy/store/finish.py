@@ -1,10 +1,10 @@
-"""Finishing: the one door out of `doing`.
+"""Finishing: the way out of `doing`.
 
 Every write here names the claim it is made under (`id` and `run`). The run number grows at each
 claim and at each rescue, so a worker that lost its task changes nothing.
 
-Functions that returned are the hot part and have a module of their own, `returned`, which also says
-why the conditions of these statements look as they do.
+Functions that returned are the hot part and have a module of their own, `returned`, under the same
+rule; it also says why the conditions of these statements look as they do.
 """
 
 from __future__ import annotations

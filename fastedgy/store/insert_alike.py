@@ -72,7 +72,8 @@ def are_alike(tasks: Sequence[NewTask]) -> bool:
 
 
 def are_alike_and_owned(tasks: Sequence[NewTask]) -> bool:
-    """The same of tasks that run in this process already, each of which has a context."""
+    """The same of tasks that run in this process already: each has a context and columns of its
+    own."""
     spec = tasks[0].spec
     return spec.owner is not None and all(
         task.spec == spec

@@ -121,7 +121,7 @@ SELECT fault.missing, fault.dead, {_WRITTEN},
 KNOWN = Statement("SELECT id FROM $tasks WHERE id = ANY ($1::uuid[])")
 
 
-def bell(tasks: Sequence[NewTask]) -> str:
+def _bell(tasks: Sequence[NewTask]) -> str:
     """What the notification of these tasks says (see `lanes_payload`)."""
     lanes: set[tuple[str, int]] = set()
     gates: set[tuple[str, str, int]] = set()
@@ -184,7 +184,7 @@ async def insert(
         [task.trace for task in tasks],
         [task.signature for task in tasks],
         channel,
-        bell(tasks) if channel else "",
+        _bell(tasks) if channel else "",
         keyed,
     )
     if links:

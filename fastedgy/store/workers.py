@@ -1,7 +1,7 @@
 """Worker processes as rows: their birth, heartbeats and end.
 
 A claim counts while its worker's row says so; what becomes of the tasks of a worker that is gone is
-in `rescue`.
+in `recovery`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SELECT $1, $2, $3, $4, $5, $6, $7, max(drain), max(drain_by)
 # One statement a beat: the sign of life, and a look at what else there may be to do. The tasks that
 # are to stop are found among those that the worker says it has: by way of the index on running
 # tasks it would walk over all that it has ever run, where something holds vacuum up (150 ms after
-# 700,000 tasks).
+# 700,000 tasks; `returned` says how `state` keeps the planner off it).
 BEAT = Statement("""
 WITH beat AS (
     UPDATE $workers

@@ -45,7 +45,8 @@ class Lane:
 class Runner:
     """Starts tasks, counts them, and ends them in order. One for each run of an application.
 
-    All of it happens in the event loop; `call` brings what other threads want there.
+    All of it happens in the event loop, but for `durable`; `call` brings what other threads want
+    there.
     """
 
     def __init__(self, config: TaskConfig) -> None:
@@ -227,7 +228,7 @@ class Runner:
 
     def durable(self) -> list[Task[..., Any]]:
         """The running tasks that have rows. Asked by other threads, too."""
-        return [task for task in tuple(self._running) if task._claim is not None]
+        return [task for task in list(self._running) if task._claim is not None]
 
     # One task.
 

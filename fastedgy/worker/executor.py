@@ -29,12 +29,12 @@ from fastedgy.worker.ahead import Ahead
 from fastedgy.worker.calling import Caller
 from fastedgy.worker.counters import Counters
 from fastedgy.worker.guards import guarded
+from fastedgy.worker.queued import Queued
 from fastedgy.worker.report import Board
 from fastedgy.worker.results import Results
 from fastedgy.worker.running import Running
 from fastedgy.worker.target import CANNOT_RUN, find_target, not_run
 from fastedgy.worker.verdict import done_as, judge, left_behind, returned
-from fastedgy.worker.waiting import Waiting
 
 if TYPE_CHECKING:
     from fastedgy.worker.completer import Completer
@@ -95,7 +95,7 @@ class Executor:
         self._caller = Caller(concurrency, results)
         self._afterwards = Afterwards(config, flush_added)
         self._solo = solo
-        self._waiting = Waiting()
+        self._queued = Queued()
         self._running: dict[UUID, Running] = {}
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -118,7 +118,7 @@ class Executor:
     @property
     def queued(self) -> int:
         """How many are claimed and not started."""
-        return len(self._waiting)
+        return len(self._queued)
 
     def started(self) -> set[UUID]:
         """The ids of all that run here."""
@@ -126,11 +126,12 @@ class Executor:
 
     def known(self) -> set[UUID]:
         """The ids of all that run or are queued here."""
-        return self.started() | self._waiting.ids()
+        return self.started() | self._queued.ids()
 
     def held(self) -> list[UUID]:
-        """The same, perhaps with one of them twice. Asked by other threads."""
-        return [*self._waiting.ids(), *list(self._running)]
+        """The same for other threads: one that starts at this moment may be missing, or be there
+        twice."""
+        return [*self._queued.ids(), *list(self._running)]
 
     def current(self) -> Running | None:
         """The task whose code the event loop executes at this moment. Asked by other threads.
@@ -167,14 +168,14 @@ class Executor:
 
     def gates_queued(self) -> set[str | None]:
         """The gates of those that are claimed and not started; None: those without."""
-        return self._waiting.gates()
+        return self._queued.gates()
 
     def room(self) -> int:
         """How many more tasks to claim now; 0 means wait for `on_room`."""
         now = time.monotonic()
         if self.closed or now >= self.lease.lease_until or self._completer.is_behind:
             return 0
-        queued = len(self._waiting)
+        queued = len(self._queued)
         free = self._concurrency - len(self._running) - queued
         return max(0, free) if self._solo else self._ahead.room(free, queued, now)
 
@@ -182,7 +183,7 @@ class Executor:
         """Whether there is a slot for a further task when `beside` others have come, now or in a
         few milliseconds.
         """
-        free = self._concurrency - len(self._running) - len(self._waiting)
+        free = self._concurrency - len(self._running) - len(self._queued)
         return not self.closed and (self._ahead.are_short or free > beside)
 
     # Starting.
@@ -192,7 +193,7 @@ class Executor:
 
         `gated`: some of them through gates.
         """
-        self._ahead.came(number, gated=gated, idle=not self._running and not self._waiting)
+        self._ahead.came(number, gated=gated, idle=not self._running and not self._queued)
 
     def accept(self, rows: list[Record], *, first: bool = False) -> None:
         """Take claimed tasks over, in their order; those that there is no slot for wait here.
@@ -200,9 +201,9 @@ class Executor:
         `first`: before what waits here already.
         """
         if first:
-            self._waiting.extendleft(reversed(rows))
+            self._queued.extendleft(reversed(rows))
         else:
-            self._waiting.extend(rows)
+            self._queued.extend(rows)
         self._fill()
 
     def resume(self) -> None:
@@ -210,15 +211,15 @@ class Executor:
         self._fill()
 
     def _fill(self) -> None:
-        waiting, running, concurrency = self._waiting, self._running, self._concurrency
-        if not waiting or self.closed:
+        queued, running, concurrency = self._queued, self._running, self._concurrency
+        if not queued or self.closed:
             return
         now = time.monotonic()
         if now >= self.lease.lease_until:
             return
-        while waiting and len(running) < concurrency:
+        while queued and len(running) < concurrency:
             try:
-                row = waiting.popleft()
+                row = queued.popleft()
             except IndexError:  # another thread was faster, see `take_queue`
                 return
             self._start(row, now)
@@ -284,14 +285,14 @@ class Executor:
         self._completer.put(outcome, it)
         self._ahead.ended += 1
         self._ahead.worked += outcome.ended - outcome.began
-        if self._waiting:
+        if self._queued:
             self._fill()
         if not self._running:
             self._board.wipe()
             self._empty.set()
         elif self.closed and self._is_over():
             self._empty.set()
-        if len(self._waiting) <= self._ahead.low_water:
+        if len(self._queued) <= self._ahead.low_water:
             self.on_room()
 
     # Stopping tasks.
@@ -340,7 +341,7 @@ class Executor:
             if it.cancelling is None:
                 self._tell_to_stop(it, "cancel")
             return
-        row = self._waiting.take(id)
+        row = self._queued.take(id)
         if row is not None:
             now = time.monotonic()
             outcome = outcomes.cancelled(id, row["run"], now, now, "Cancelled on request.")
@@ -354,14 +355,14 @@ class Executor:
 
     def give_back(self, queues: Collection[str]) -> None:
         """Hand back what is claimed of these queues and not started, at no loss."""
-        for outcome in self._handed_back(self._waiting.take_of(queues)):
+        for outcome in self._handed_back(self._queued.take_of(queues)):
             self._completer.put(outcome)
 
     def take_queue(self) -> list[Outcome]:
         """Give up what was claimed ahead; the outcomes hand it back, at no loss. Also called by
         another thread while the event loop is blocked.
         """
-        return self._handed_back(self._waiting.take_all())
+        return self._handed_back(self._queued.take_all())
 
     def _handed_back(self, rows: list[Record]) -> list[Outcome]:
         now = time.monotonic()

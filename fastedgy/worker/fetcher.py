@@ -40,7 +40,8 @@ _place_in_line = itemgetter("date_enqueued")
 _priority = itemgetter("priority")
 
 LOOK_SHARE = 50
-"""A look at all lanes may take one part in this of the time: it walks over dead row versions."""
+"""A look at all lanes may take one part in this of the time: it walks over dead row versions (27 to
+100 ms where 500,000 tasks have gone by a held transaction), and no task is claimed meanwhile."""
 SETTLE = 1.0
 """Seconds after a claim at which a look makes sure that no task was passed by: one that was locked
 then, or whose transaction began early and was late to commit."""

@@ -28,7 +28,8 @@ from fastedgy.worker.wire import Wire
 class Parts:
     """Fetcher, executor, completer and what serves them, joined.
 
-    What watches over them is the worker's: heartbeat and watchdog.
+    What watches over them is the worker's: heartbeat and watchdog. So are `executor.lease`,
+    `executor.on_stuck` and `notifier.on_drain`, which lead there.
     """
 
     def __init__(

@@ -203,7 +203,7 @@ class WebOwner:
             worker_id=self.id,
             state=self._state,
             busy=len(durable),
-            held=[task._run.id for task in durable if task._run is not None],
+            held=[task.run.id for task in durable],
             counters=told | {"in_process": {name: asdict(counts) for name, counts in names}},
             lease=self._config.lease,
         )

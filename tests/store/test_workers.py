@@ -115,15 +115,18 @@ async def test_a_beat_looks_around(connection: asyncpg.Connection) -> None:
         await register(connection, id)
     assert await beat(connection) == Pulse(True, [], False, False, None)
 
-    record = await add_taken(connection)
-    await actions.cancel(connection, TABLES, [record["id"]])
+    ids = [(await add_taken(connection))["id"] for _ in range(4)]
+    mine, ended, unasked, elsewhere = ids
+    await actions.cancel(connection, TABLES, [mine, ended, elsewhere])
+    await change(connection, elsewhere, worker_id=OTHER)
     await add(connection, delay=60.0)
     await add(connection, delay=90.0)
     await change(connection, await add(connection), alone=True)
     await falls_silent(connection, OTHER)
 
-    pulse = await beat(connection, held=[record["id"], new_id()])
-    assert (pulse.cancelled, pulse.stale, pulse.suspects) == ([record["id"]], True, True)
+    pulse = await beat(connection, held=[mine, unasked, elsewhere, new_id()])
+    assert (pulse.cancelled, pulse.stale, pulse.suspects) == ([mine], True, True)
+    assert (await beat(connection, held=[mine, ended])).cancelled == [mine, ended]
     assert pulse.next_due is not None
     assert 55 < pulse.next_due <= 60
 

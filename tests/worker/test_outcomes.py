@@ -284,10 +284,12 @@ async def test_a_running_task_is_cancelled(hire: Hire, connection: asyncpg.Conne
             assert await child.get_state() == "cancelled"
 
 
+@pytest.mark.parametrize("notify", [True, False], ids=["at once", "with the next heartbeat"])
 async def test_a_task_that_waits_behind_others_in_its_worker_is_cancelled(
-    hire: Hire, connection: asyncpg.Connection
+    hire: Hire, notify: bool
 ) -> None:
-    async with hire(concurrency=1) as staff:
+    settings = {"use_postgresql_notify": notify, "polling_interval": 0.1, "heartbeat": 0.2}
+    async with hire(concurrency=1, lease=10, **settings) as staff:
         staff.claims_ahead()
         first = await staff.tasks.add_task(shop_tasks.hold)
         second = await staff.tasks.add_task(shop_tasks.hold, "second")
